@@ -1,0 +1,156 @@
+"""From a name, a folder, a hub id or a pipeline object to a Backbone.
+
+Loads safetensors and JSON only, never pickles and never code that comes with a model. Does not know what the
+taps are used for.
+"""
+
+import hashlib
+import inspect
+import json
+import os
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from probeselect.backbones.families import Family, family_of
+from probeselect.backbones.taps import Tap
+from probeselect.core.errors import ProbeSelectError, UsageError
+
+EMBEDDED = Path(__file__).parents[1] / "embedded" / "weights" / "backbone"
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+@dataclass(frozen=True)
+class Backbone:
+    """A frozen diffusers pipeline with what is known of its family, and the taps to read."""
+
+    pipe: Any
+    family: Family
+    taps: tuple[Tap, ...]
+    name: str
+
+    @property
+    def denoiser(self) -> nn.Module:
+        """The module that the pipeline calls at every step."""
+        return getattr(self.pipe, self.family.denoiser)
+
+    def describe(self) -> dict[str, Any]:
+        """What a probe must fit: classes, a digest of the denoiser's architecture, taps, latent channels."""
+        denoiser = getattr(self.denoiser, "_orig_mod", self.denoiser)  # torch.compile(denoiser) wraps it
+        return {
+            "pipeline": type(self.pipe).__name__,
+            "denoiser": type(denoiser).__name__,
+            "architecture": _architecture(denoiser),
+            "taps": [tap.name for tap in self.taps],
+            "latent_channels": getattr(getattr(denoiser, "config", None), "in_channels", None),
+        }
+
+
+def load_backbone(
+    model: Any,
+    dtype: str | torch.dtype | None = None,
+    device: str | torch.device | None = None,
+    tap: str | Sequence[str] | None = None,
+) -> Backbone:
+    """Load a backbone.
+
+    model: "embedded", a folder in the diffusers format, a hub id, a pipeline object or a Backbone.
+    dtype: "fp32", "bf16", "fp16" or a torch dtype. Default: bf16 for hub and folder models on an accelerator,
+    else fp32; an object keeps its own.
+    device: default cuda, else mps, else cpu; an object stays where it is.
+    tap: module path(s) of the denoiser, see `Tap.parse`. Default: the family's; no tap if the family is unknown.
+
+    Raises UsageError for an argument that cannot be right, ProbeSelectError for a model that does not load.
+    """
+    from diffusers import DiffusionPipeline
+
+    if isinstance(dtype, str) and dtype not in DTYPES:
+        raise UsageError(f"dtype: {dtype!r} is not one of {', '.join(DTYPES)}")
+    wanted = DTYPES[dtype] if isinstance(dtype, str) else dtype
+    if isinstance(model, Backbone):
+        model, name = model.pipe, model.name
+    elif isinstance(model, str | os.PathLike):
+        name = os.fspath(model)
+        device = torch.device(device or _default_device())
+        default = torch.float32 if name == "embedded" or device.type == "cpu" else torch.bfloat16
+        model, wanted = _from_pretrained(name, wanted or default), None
+    elif isinstance(model, DiffusionPipeline):
+        name = str(getattr(model.config, "_name_or_path", "")) or type(model).__name__
+        _refuse_train_mode(model)
+    else:
+        raise UsageError(
+            f"model: {type(model).__name__} is not a name, a folder, a hub id or a diffusers pipeline object"
+        )
+    if wanted is not None or device is not None:
+        model.to(device=device, dtype=wanted)
+    family = family_of(model)
+    denoiser: nn.Module = getattr(model, family.denoiser)
+    if tap is None:
+        names = [] if family.tap is None else [family.default_tap(denoiser)]
+    else:
+        names = [tap] if isinstance(tap, str) else list(tap)
+    taps = tuple(Tap.parse(text, family) for text in names)
+    for one in taps:
+        one.module(denoiser)
+    return Backbone(model, family, taps, name)
+
+
+def _default_device() -> str:
+    if torch.cuda.is_available():
+        return "cuda"
+    return "mps" if torch.backends.mps.is_available() else "cpu"
+
+
+def _from_pretrained(name: str, dtype: torch.dtype) -> Any:
+    from diffusers import DiffusionPipeline
+
+    folder = EMBEDDED if name == "embedded" else Path(name).expanduser()
+    local = name == "embedded" or os.path.exists(folder)
+    if local and not (folder / "model_index.json").is_file():
+        raise UsageError(f"model: {name!r} is not a diffusers folder: there is no {folder / 'model_index.json'}")
+    if not local and not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", name):
+        raise UsageError(f"model: {name!r} is neither a folder that exists nor a hub id such as 'owner/name'")
+    source = str(folder) if local else name
+    try:
+        pipe = DiffusionPipeline.from_pretrained(source, dtype=dtype, use_safetensors=True)
+    except Exception as error:  # whatever the libraries raise over a foreign folder or the network
+        where = f"from {folder}" if local else "from the hub (there is no folder of that name)"
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise ProbeSelectError(f"model: cannot load {name!r} {where}: {reason}") from error
+    for component in pipe.components.values():
+        if isinstance(component, nn.Module):
+            component.eval()
+    return pipe
+
+
+def _refuse_train_mode(pipe: Any) -> None:
+    """Dropout would make two runs of one seed differ."""
+    for name, component in pipe.components.items():
+        if isinstance(component, nn.Module) and component.training:
+            raise UsageError(f"model: {name} of the pipeline is in train mode; call pipe.{name}.eval() first")
+
+
+def _architecture(denoiser: nn.Module) -> str:
+    """Digest of the class and of the configured fields that differ from the class's defaults.
+
+    Fields at their default are left out: a diffusers release with a new field must not change the digest.
+    """
+    config: Mapping[str, Any] = getattr(denoiser, "config", None) or {}
+    defaults = {name: p.default for name, p in inspect.signature(type(denoiser).__init__).parameters.items()}
+    fields = {
+        key: value
+        for key, value in _plain(dict(config)).items()
+        if not key.startswith("_") and key != "quantization_config" and value != _plain(defaults.get(key))
+    }
+    text = json.dumps([type(denoiser).__name__, fields], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _plain(value: Any) -> Any:
+    """As JSON would give it back, so that a tuple equals the list that a saved config holds."""
+    return json.loads(json.dumps(value, default=str))

@@ -1,0 +1,260 @@
+"""Taps: named activations of a denoiser, read as maps of the conditional rows in candidate order.
+
+Knows how a module's output becomes a map and which rows and calls are conditional. Does not know steps, rungs
+or seeds: the caller says when a step begins (`clear`) and how many candidates there are (`read`).
+
+Shapes: rows = g * n rows of a denoiser call for n candidates; C channels; H, W the height and width of the module's
+own map, or of the latent over the patch size for token streams.
+"""
+
+import difflib
+import inspect
+import re
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from math import prod
+from typing import Any, Literal, Protocol, Self
+
+import torch
+from torch import Tensor, nn
+
+from probeselect.backbones.families import Family, Layout
+from probeselect.core.errors import ProbeSelectError, UsageError
+
+
+@dataclass(frozen=True)
+class TokenGrid:
+    """Where one denoiser call has its image tokens."""
+
+    height: int
+    width: int
+    tokens: int  # height * width and the tokens of reference images behind them
+    text_lengths: Tensor | None = None  # [rows], where each row has its own number of text tokens
+
+    @classmethod
+    def of(cls, denoiser: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]) -> "TokenGrid":
+        """Read the grid from the arguments of a denoiser call, whatever the aspect ratio."""
+        bound = inspect.signature(type(denoiser).forward).bind(denoiser, *args, **kwargs)
+        bound.apply_defaults()
+        given = {name: value for name, value in bound.arguments.items() if value is not None}
+        if "img_ids" in given:  # FLUX, Chroma: [tokens, (image, y, x, ...)], some with a dimension of rows
+            ids = given["img_ids"].flatten(0, -2)[: given["img_ids"].shape[-2]]
+            own = ids[ids[:, 0] == ids[0, 0]]  # reference images have another first coordinate
+            height, width = ((own.amax(0) - own.amin(0))[1:3].int() + 1).tolist()
+            return cls(height, width, len(ids))
+        if "img_shapes" in given:  # Qwen: per row a list of (frames, height, width), the image's own first
+            shapes = given["img_shapes"][0]
+            _, height, width = shapes[0]
+            return cls(height, width, sum(prod(shape) for shape in shapes))
+        latents = list(given.values())[1]  # the first argument after self
+        latent = latents[0] if isinstance(latents, list) else latents
+        if latent.ndim < 4:
+            raise ProbeSelectError(
+                f"model: cannot tell the height and width of the image tokens of {type(denoiser).__name__}: "
+                f"its input is {list(latent.shape)} and it is given neither `img_ids` nor `img_shapes`"
+            )
+        patch = given.get("patch_size") or getattr(getattr(denoiser, "config", None), "patch_size", None) or 1
+        height, width = (size // patch for size in latent.shape[-2:])
+        mask = given.get("encoder_attention_mask")
+        lengths = mask.sum(1) if mask is not None and mask.ndim == 2 else None
+        return cls(height, width, height * width, lengths)
+
+    def to_map(self, tokens: Tensor) -> Tensor:
+        """[rows, height * width, C] -> [rows, C, height, width]"""
+        return tokens.transpose(1, 2).unflatten(2, (self.height, self.width))
+
+
+@dataclass(frozen=True)
+class Tap:
+    """One activation: the output of the denoiser's module at `path`, named as it was written."""
+
+    name: str
+    path: str
+    layout: Layout
+
+    @classmethod
+    def parse(cls, text: str, family: Family) -> Self:
+        """Read "up_blocks.2.resnets.1" or "up_blocks[2].resnets[1]"; UsageError for anything else.
+
+        A suffix says where the image is if neither the family nor the shapes tell: ":1" takes the second element of
+        a tuple, ":first" or ":last" the first or last tokens of a sequence that text shares.
+        """
+        match = re.fullmatch(r"([^:]+)(:\d+)?(:first|:last)?", re.sub(r"\[(\d+)\]", r".\1", text.strip()))
+        if match is None:
+            raise UsageError(f"tap: {text!r} is not a module path with a suffix :0, :1, :first, :last or none")
+        path, stream, image = match.groups()
+        known = family.layout(path)
+        places: dict[str, Literal["first", "last"]] = {":first": "first", ":last": "last"}
+        layout = Layout(int(stream[1:]) if stream else known.stream, places[image] if image else known.image)
+        return cls(match[0], path, layout)
+
+    def module(self, denoiser: nn.Module) -> nn.Module:
+        """The module of `denoiser` that this tap reads; UsageError with near matches if there is none."""
+        modules = dict(denoiser.named_modules())
+        if self.path not in modules or not self.path:
+            near = difflib.get_close_matches(self.path, modules, n=3, cutoff=0.5) or list(modules)[1:4]
+            raise UsageError(
+                f"tap: {type(denoiser).__name__} has no module {self.path!r}; near it: {', '.join(near)}"
+            )
+        return modules[self.path]
+
+    def map(self, output: Any, grid: TokenGrid) -> Tensor:
+        """One output of the module as a map [rows, C, H, W]; if it cannot be, a UsageError says what to pass."""
+        stream = self._stream(output, grid)
+        if stream.ndim == 4:
+            return stream
+        image = grid.height * grid.width
+        length = stream.shape[1]
+        if length == grid.tokens or (self.layout.image == "first" and length > image):
+            return grid.to_map(stream[:, :image])
+        if self.layout.image == "last" and length > grid.tokens:
+            return grid.to_map(stream[:, length - grid.tokens :][:, :image])
+        if self.layout.image == "after text" and grid.text_lengths is not None and length > image:
+            steps = torch.arange(image, device=stream.device)
+            index = grid.text_lengths.to(stream.device)[:, None] + steps  # [rows, image]
+            return grid.to_map(stream.gather(1, index[..., None].expand(-1, -1, stream.shape[2])))
+        raise self._unclear(output, grid)
+
+    def _stream(self, output: Any, grid: TokenGrid) -> Tensor:
+        streams = output if isinstance(output, tuple) else (output,)
+        if self.layout.stream is not None:
+            streams = streams[self.layout.stream :][:1]
+        maps = [s for s in streams if isinstance(s, Tensor) and s.ndim in (3, 4)]
+        fitting = [s for s in maps if s.ndim == 4 or s.shape[1] == grid.tokens]
+        if len(fitting or maps) != 1:
+            raise self._unclear(output, grid)
+        return (fitting or maps)[0]
+
+    def _unclear(self, output: Any, grid: TokenGrid) -> UsageError:
+        streams = output if isinstance(output, tuple) else (output,)
+        shapes = ", ".join(str(list(s.shape)) if isinstance(s, Tensor) else type(s).__name__ for s in streams)
+        return UsageError(
+            f"tap: cannot find the image in the output of {self.name!r}: {shapes} for {grid.height} x {grid.width} "
+            f"image tokens; tap another module, or say where the image is with {self.path}:0 or :1 (element of a "
+            f"tuple), {self.path}:first or :last (tokens of a sequence)"
+        )
+
+
+X0 = Tap("x0", "x0", Layout())  # virtual: the latent x0-prediction, which the sampler makes
+
+
+class HasTaps(Protocol):
+    """What a TapReader needs of a backbone."""
+
+    @property
+    def denoiser(self) -> nn.Module: ...
+    @property
+    def family(self) -> Family: ...
+    @property
+    def taps(self) -> tuple[Tap, ...]: ...
+
+
+def conditional_rows(rows: Tensor, n: int, family: Family) -> Tensor:
+    """Keep the conditional rows of one denoiser call: [g * n, ...] -> [n, ...] in candidate order."""
+    parts, rest = divmod(len(rows), n)
+    if rest or not 1 <= parts <= (2 if family.guidance == "batched" else 1):
+        raise ProbeSelectError(
+            f"model: {family.name} gave its denoiser {len(rows)} rows for {n} candidates; "
+            f"which of them are conditional is not known"
+        )
+    return rows if parts == 1 else rows.unflatten(0, (parts, n))[family.conditional]
+
+
+class TapReader(AbstractContextManager["TapReader"]):
+    """Reads the taps of a backbone (all but X0) while its pipeline runs, inside a `with` block.
+
+    with TapReader(backbone) as reader:
+        reader.clear()              # a step begins
+        ...                         # the pipeline calls its denoiser, once or once per guidance branch
+        maps = reader.read(n)       # {tap name: [n, C, H, W]}
+
+    Kept is the first conditional call after `clear`: of the calls of a step only the conditional one counts. While
+    `enabled` is False no output is kept. Wrappers of the denoiser's forward do not matter if the real one runs once.
+    """
+
+    def __init__(self, backbone: HasTaps, taps: Sequence[Tap] | None = None) -> None:
+        self.enabled = True
+        self._backbone = backbone
+        self.taps = [tap for tap in (backbone.taps if taps is None else taps) if tap != X0]
+        self._handles: list[torch.utils.hooks.RemovableHandle] = []
+        self.clear()
+
+    def __enter__(self) -> Self:
+        # torch.compile(denoiser) wraps the module whose hooks we need
+        self._denoiser: nn.Module = getattr(self._backbone.denoiser, "_orig_mod", self._backbone.denoiser)
+        modules = [tap.module(self._denoiser) for tap in self.taps]
+        self._handles = [self._denoiser.register_forward_pre_hook(self._on_call, with_kwargs=True)]
+        for tap, module in zip(self.taps, modules, strict=True):
+            self._handles.append(module.register_forward_hook(self._on_output(tap)))
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        for handle in self._handles:
+            handle.remove()
+        self._handles = []
+        self.clear()
+
+    def clear(self) -> None:
+        """A step begins: forget what was kept and count the denoiser's calls from here."""
+        self._calls = 0
+        self._call: tuple[tuple[Any, ...], dict[str, Any]] | None = None
+        self._outputs: dict[str, list[Any]] = {}
+
+    def read(self, n: int) -> dict[str, Tensor]:
+        """Maps of the call's n candidates, {tap name: [n, C, H, W]}; ProbeSelectError if a tap has not fired."""
+        maps = {}
+        for tap in self.taps:
+            outputs = self._outputs.get(tap.name, [])
+            if len(outputs) != 1:
+                raise ProbeSelectError(
+                    f"tap: {tap.name!r} fired {len(outputs)} times instead of once in the denoiser's conditional "
+                    f"call ({self._calls} calls since clear, reader {'on' if self.enabled else 'off'})"
+                )
+            maps[tap.name] = conditional_rows(tap.map(outputs[0], self._grid()), n, self._backbone.family)
+        return maps
+
+    def prompt_embeddings(self, n: int) -> Tensor | None:
+        """Mean over the text tokens that the denoiser was given, [n, D]; None where it takes no such sequence."""
+        if self._call is None:
+            return None
+        args, kwargs = self._call
+        signature = inspect.signature(type(self._denoiser).forward)
+        text = signature.bind(self._denoiser, *args, **kwargs).arguments.get("encoder_hidden_states")
+        if not isinstance(text, Tensor) or text.ndim != 3:
+            return None
+        return conditional_rows(text.mean(1), n, self._backbone.family)
+
+    def latent_map(self, latents: Tensor) -> Tensor:
+        """Latents as the scheduler sees them -> map [n, C, H, W]: packed token streams are unrolled."""
+        if latents.ndim == 3:
+            return self._grid().to_map(latents)
+        return latents.squeeze(2) if latents.ndim == 5 else latents  # [n, C, one frame, H, W]
+
+    def _grid(self) -> TokenGrid:
+        if self._call is None:
+            raise ProbeSelectError("tap: nothing to read, the denoiser has not been called since clear")
+        return TokenGrid.of(self._denoiser, *self._call)
+
+    def _wanted(self) -> bool:
+        family = self._backbone.family
+        return self._calls == 1 + (family.conditional if family.guidance == "calls" else 0)
+
+    def _on_call(self, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        self._calls += 1
+        if self._wanted():
+            self._call = (args, kwargs)
+
+    def _on_output(self, tap: Tap) -> Any:
+        def hook(_: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+            if self.enabled and self._wanted():
+                self._outputs.setdefault(tap.name, []).append(_copy(output))
+
+        return hook
+
+
+def _copy(output: Any) -> Any:
+    """Detached copy of the tensors: some denoisers go on working on a block's output in place."""
+    if isinstance(output, tuple):
+        return tuple(_copy(element) for element in output)
+    return output.detach().clone() if isinstance(output, Tensor) else output

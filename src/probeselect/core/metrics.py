@@ -1,0 +1,151 @@
+"""How well scores choose among the seeds of one prompt.
+
+Shapes: P prompts, N candidates per prompt, `scores`, `rewards` and `valid` all [P, N]; `valid` marks the
+entries to count (all, when left out), what lies elsewhere is never read. Higher is better for both. A prompt
+with fewer than two valid candidates offers no choice and is left out of every figure that is about choosing.
+An undefined figure is NaN. Ties between scores go to the earlier candidate, as in the policies.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+Floats = NDArray[np.float64]
+Mask = NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class WithinPrompt:
+    """Spearman prompt by prompt. Which prompts are used depends on `rewards` and `valid`, never on the
+    scores, so the `per_prompt` of two scorers of one table can be subtracted."""
+
+    mean: float
+    per_prompt: Floats  # [U], the used prompts in order
+    used: Mask  # [P]
+    constant_scores: int  # used prompts whose scores are all equal: they count as 0
+
+
+def within_prompt_spearman(
+    scores: ArrayLike, rewards: ArrayLike, valid: ArrayLike | None = None
+) -> WithinPrompt:
+    """Spearman's rank correlation (average ranks for ties) of each prompt, and the mean over prompts.
+
+    A prompt whose rewards are all equal, or that has fewer than two valid entries, is not used.
+    """
+    s, r, v = _table(scores, rewards, valid)
+    used = np.where(v, r, -np.inf).max(axis=1) > np.where(v, r, np.inf).min(axis=1)  # [P]
+    rows = [_spearman(s[p, v[p]], r[p, v[p]]) for p in np.flatnonzero(used)]
+    per_prompt = np.nan_to_num(np.array(rows, dtype=np.float64))  # [U]
+    return WithinPrompt(_mean(per_prompt), per_prompt, used, int(np.isnan(rows).sum()))
+
+
+def pooled_spearman(scores: ArrayLike, rewards: ArrayLike, valid: ArrayLike | None = None) -> float:
+    """Spearman over all valid entries together. For comparison with published figures only: telling easy
+    prompts from hard ones already scores high here. NaN where scores or rewards are all equal."""
+    s, r, v = _table(scores, rewards, valid)
+    return _spearman(s[v], r[v])
+
+
+def top1_hit(scores: ArrayLike, rewards: ArrayLike, valid: ArrayLike | None = None) -> float:
+    """Share of prompts whose best-scored candidate has the prompt's best reward."""
+    chosen, best, _ = _choices(scores, rewards, valid)
+    return _mean(chosen == best)
+
+
+def regret(scores: ArrayLike, rewards: ArrayLike, valid: ArrayLike | None = None) -> float:
+    """Mean over prompts of best reward - reward of the best-scored candidate; in units of the reward."""
+    chosen, best, _ = _choices(scores, rewards, valid)
+    return _mean(best - chosen)
+
+
+def gain_share(scores: ArrayLike, rewards: ArrayLike, valid: ArrayLike | None = None) -> float:
+    """Share of the best-of-N gain: (mean chosen - mean all) / (mean best - mean all), means over prompts.
+
+    0 for choosing at random, 1 for a perfect scorer, negative for one that prefers bad candidates.
+    """
+    chosen, best, average = _choices(scores, rewards, valid)
+    possible = _mean(best - average)
+    return _mean(chosen - average) / possible if possible else math.nan
+
+
+def expected_best_of(n: int, rewards: ArrayLike, valid: ArrayLike | None = None) -> float:
+    """Exact mean over prompts of the expected best reward of n candidates drawn without replacement.
+
+    Prompts with fewer than n valid entries are left out. Raises ValueError for n < 1.
+    """
+    if n < 1:
+        raise ValueError(f"n = {n}: draw at least 1 candidate")
+    r, _, v = _table(rewards, rewards, valid)
+    ordered = np.sort(np.where(v, r, -np.inf), axis=1)  # [P, N], invalid ones first
+    counts = v.sum(axis=1)  # [P]
+    expected = []
+    for m in np.unique(counts[counts >= n]).tolist():
+        # The i-th smallest of m is the best of a draw that takes the other n - 1 from the i below it.
+        weights = np.array([math.comb(i, n - 1) / math.comb(m, n) for i in range(m)])  # [m]
+        expected.append(ordered[counts == m, -m:] @ weights)
+    return _mean(np.concatenate(expected)) if expected else math.nan
+
+
+def bootstrap_interval(
+    statistic: Callable[..., float], *tables: ArrayLike, resamples: int = 1000, seed: int = 0
+) -> tuple[float, float]:
+    """95 % percentile interval of `statistic(*tables)` under resampling of prompts (axis 0 of every table).
+
+    All tables are resampled alike, so a difference of two scorers is paired:
+    `bootstrap_interval(lambda a, b, r: gain_share(a, r) - gain_share(b, r), a, b, rewards)`, or faster, for
+    anything that is a mean over prompts, `bootstrap_interval(np.mean, x.per_prompt - y.per_prompt)`.
+    Resamples in which the statistic is undefined are left out. Raises ValueError for tables that differ in
+    length.
+    """
+    arrays = [np.asarray(table) for table in tables]
+    prompts = len(arrays[0])
+    if any(len(array) != prompts for array in arrays):
+        raise ValueError(f"tables of {[len(array) for array in arrays]} prompts: all must hold the same ones")
+    rng = np.random.default_rng(seed)
+    draws = (rng.integers(prompts, size=prompts) for _ in range(resamples if prompts else 0))
+    values = np.array([statistic(*(array[draw] for array in arrays)) for draw in draws])
+    values = values[~np.isnan(values)]
+    if not values.size:
+        return math.nan, math.nan
+    low, high = np.quantile(values, [0.025, 0.975])
+    return float(low), float(high)
+
+
+def _table(scores: ArrayLike, rewards: ArrayLike, valid: ArrayLike | None) -> tuple[Floats, Floats, Mask]:
+    s, r = np.asarray(scores, dtype=np.float64), np.asarray(rewards, dtype=np.float64)  # [P, N]
+    v = np.ones(r.shape, dtype=bool) if valid is None else np.asarray(valid, dtype=bool)  # [P, N]
+    if not s.shape == r.shape == v.shape or s.ndim != 2:
+        raise ValueError(f"scores {s.shape}, rewards {r.shape}, valid {v.shape}: all must be the same [P, N]")
+    if not (np.isfinite(s[v]).all() and np.isfinite(r[v]).all()):
+        raise ValueError("a valid entry is NaN or infinite: mark it invalid")
+    return s, r, v
+
+
+def _choices(scores: ArrayLike, rewards: ArrayLike, valid: ArrayLike | None) -> tuple[Floats, Floats, Floats]:
+    """Reward of the best-scored candidate, best reward and mean reward of every prompt with a choice: [U]."""
+    s, r, v = _table(scores, rewards, valid)
+    rows = v.sum(axis=1) > 1  # [P]
+    s, r, v = s[rows], r[rows], v[rows]  # [U, N]
+    first = np.where(v, s, -np.inf).argmax(axis=1)  # [U], the earliest of equals
+    chosen = np.take_along_axis(r, first[:, None], axis=1)[:, 0]
+    best = np.where(v, r, -np.inf).max(axis=1)
+    return chosen, best, np.where(v, r, 0).sum(axis=1) / v.sum(axis=1)
+
+
+def _mean(values: NDArray[np.floating] | Mask) -> float:
+    return float(values.mean()) if values.size else math.nan
+
+
+def _spearman(a: Floats, b: Floats) -> float:
+    x, y = _centred_ranks(a), _centred_ranks(b)
+    norm = math.sqrt((x @ x) * (y @ y))
+    return float(x @ y) / norm if norm else math.nan
+
+
+def _centred_ranks(values: Floats) -> Floats:
+    """Ranks with ties averaged, minus their mean; exact zeros where all values are equal."""
+    _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
+    return (np.cumsum(counts) - (counts - 1) / 2 - (len(values) + 1) / 2)[inverse]

@@ -1,0 +1,51 @@
+"""Rungs: the one place where a fraction of the trajectory becomes a number of steps, and back.
+
+A rung is completed steps / total steps, strictly between 0 and 1. `total_steps` counts the `scheduler.step`
+calls of a full run (a Heun-like scheduler makes 2n - 1 of them for n inference steps).
+"""
+
+import math
+from collections.abc import Sequence
+from itertools import pairwise
+
+from probeselect.core.errors import UsageError
+
+ROUNDING = 1e-9  # a product that falls short of a half only by float error (0.29 * 50) counts as a half
+
+
+def completed_steps(rung: float, total_steps: int) -> int:
+    """Steps a candidate has done at `rung`: the nearest, half up, and always within [1, total_steps - 1].
+
+    Raises UsageError for a rung outside (0, 1) and for fewer than 2 steps, which leave no room for a rung.
+    """
+    validate_rungs([rung])
+    _check_total(total_steps)
+    return min(max(math.floor(rung * total_steps + 0.5 + ROUNDING), 1), total_steps - 1)
+
+
+def rung_after(step: int, total_steps: int) -> float:
+    """The rung that follows the 0-based `step`: (step + 1) / total_steps; `completed_steps` inverts it.
+
+    Raises UsageError for a step that is not followed by another one.
+    """
+    _check_total(total_steps)
+    if not 0 <= step < total_steps - 1:
+        raise UsageError(f"step {step} of {total_steps}: a rung's step must be from 0 to {total_steps - 2}")
+    return (step + 1) / total_steps
+
+
+def validate_rungs(rungs: Sequence[float]) -> tuple[float, ...]:
+    """The rungs as floats. Raises UsageError unless there is one, all lie in (0, 1) and they increase."""
+    values = tuple(float(rung) for rung in rungs)
+    inside = all(0 < value < 1 for value in values)  # false for NaN
+    if not values or not inside or any(a >= b for a, b in pairwise(values)):
+        raise UsageError(
+            f"rungs = {','.join(map(str, values)) or 'none'}: give increasing fractions between 0 and 1, "
+            "like 0.2 or 0.2,0.4"
+        )
+    return values
+
+
+def _check_total(total_steps: int) -> None:
+    if total_steps < 2:
+        raise UsageError(f"total steps = {total_steps}: a rung needs a run of at least 2 steps")

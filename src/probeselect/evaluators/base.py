@@ -1,0 +1,187 @@
+"""What an evaluator is, and what all evaluators on transformers models share: strict loading, text, batches.
+
+Does not know any formula (clip.py, blip.py) or name (table.py). Importing this does not import transformers.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, ClassVar, Protocol
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from probeselect.core.errors import ProbeSelectError, UsageError
+
+
+class Evaluator(Protocol):
+    """Rewards finished images; N images, one prompt each, higher is better.
+
+    It may also have `reasons(features, prompts) -> list[list[str]]`: what each image lacks, in words.
+    """
+
+    name: str
+
+    def features(self, images: Sequence[Image.Image]) -> Tensor:
+        """Return what it sees in the images, [N, ...]: this is what a distilled probe learns to predict."""
+        ...
+
+    def score(self, features: Tensor, prompts: Sequence[str]) -> Tensor:
+        """Return the rewards [N] of features [N, ...], differentiable in the features."""
+        ...
+
+    def __call__(self, images: Sequence[Image.Image], prompts: Sequence[str]) -> Tensor:
+        """Return the rewards [N] of the images, without gradients."""
+        ...
+
+
+class TransformersEvaluator(ABC):
+    """An evaluator on one frozen transformers model.
+
+    Rows whose values are not all finite come back as NaN; nothing is raised for them.
+    """
+
+    name: str = ""
+    model_class: ClassVar[Any]
+    image_processor_class: ClassVar[Any]
+
+    def __init__(
+        self,
+        weights: str | Path,
+        *,
+        processor: str | None = None,
+        device: str | torch.device = "cpu",
+        dtype: torch.dtype = torch.float32,
+        batch_size: int = 32,
+    ) -> None:
+        """Load model, tokenizer and image processor.
+
+        Args:
+            weights: a folder in the transformers layout that holds all three, or a hub id.
+            processor: hub id of tokenizer and image processor, where the hub id of the model has none.
+            device: where the model runs; features and rewards come back there, in float32.
+            dtype: of the model's weights.
+            batch_size: images, or pairs of image and prompt, that the model sees at once.
+
+        Raises:
+            ProbeSelectError: a file is not there, cannot be read, or does not fit the model.
+            UsageError: `batch_size` is below 1.
+        """
+        from transformers import AutoTokenizer
+
+        if batch_size < 1:
+            raise UsageError(f"batch_size: got {batch_size}, must be at least 1")
+        self.batch_size = batch_size
+        source = weights if processor is None or Path(weights).is_dir() else processor
+        self.model = _load_strictly(self.model_class, weights, dtype).to(device).eval().requires_grad_(False)
+        # Never ask at the keyboard whether code from the hub may run: it may not.
+        self.tokenizer = _read(AutoTokenizer.from_pretrained, source, trust_remote_code=False)
+        words, known = len(self.tokenizer), self.model.config.text_config.vocab_size
+        # Where the files are missing, transformers makes a tokenizer of special tokens only.
+        if not len(self.tokenizer.all_special_ids) < words <= known:
+            raise ProbeSelectError(f"{source}: its tokenizer has {words} tokens, the model takes {known}")
+        sizes = self._image_sizes(self.model.config.vision_config.image_size)
+        self.image_processor = _read(self.image_processor_class.from_pretrained, source, **sizes)
+
+    def features(self, images: Sequence[Image.Image]) -> Tensor:
+        """Return the features [N, ...] of images of any size and mode. Raises UsageError without images."""
+        _check(images)
+        with torch.no_grad():
+            parts = [self._features(self._pixels(images[rows])) for rows in self._batches(len(images))]
+        return _nan_rows(torch.cat(parts).float())
+
+    def score(self, features: Tensor, prompts: Sequence[str]) -> Tensor:
+        """Return the rewards [N] of features [N, ...]. Raises UsageError unless there are N prompts."""
+        _check(features, prompts)
+        features = features.to(self.model.device)
+        parts = [self._score(features[rows], prompts[rows]) for rows in self._batches(len(prompts))]
+        return _nan_rows(torch.cat(parts).float())
+
+    def __call__(self, images: Sequence[Image.Image], prompts: Sequence[str]) -> Tensor:
+        """Return the rewards [N] of N images. Raises UsageError unless there are N prompts."""
+        _check(images, prompts)
+        with torch.no_grad():
+            # Batch by batch, for the features of many images at once may be large.
+            parts = [
+                self.score(self.features(images[rows]), prompts[rows]) for rows in self._batches(len(images))
+            ]
+        return torch.cat(parts)
+
+    @staticmethod
+    @abstractmethod
+    def _image_sizes(side: int) -> dict[str, dict[str, int]]:
+        """Return the image processor's settings for a model that takes side x side px."""
+
+    @abstractmethod
+    def _features(self, pixels: Tensor) -> Tensor:
+        """Return the features [N, ...] of preprocessed images [N, 3, side, side]."""
+
+    @abstractmethod
+    def _score(self, features: Tensor, prompts: Sequence[str]) -> Tensor:
+        """Return the rewards [N] of one batch."""
+
+    def _batches(self, count: int) -> list[slice]:
+        return [slice(start, start + self.batch_size) for start in range(0, count, self.batch_size)]
+
+    def _pixels(self, images: Sequence[Image.Image]) -> Tensor:
+        rgb = [image.convert("RGB") for image in images]
+        pixels: Tensor = self.image_processor(rgb, return_tensors="pt")["pixel_values"]
+        return pixels.to(self.model.device)
+
+    def _tokens(self, prompts: Sequence[str], padding: str) -> dict[str, Tensor]:
+        """Return `input_ids` and `attention_mask`, [N, L] each, cut to what the text model can take."""
+        longest = min(self.tokenizer.model_max_length, self.model.config.text_config.max_position_embeddings)
+        tokens = self.tokenizer(
+            list(prompts), padding=padding, truncation=True, max_length=longest, return_tensors="pt"
+        )
+        return {key: tokens[key].to(self.model.device) for key in ("input_ids", "attention_mask")}
+
+
+def _load_strictly(model_class: Any, weights: str | Path, dtype: torch.dtype) -> Any:
+    """Return the model, sure that its keys and those of the checkpoint are the same."""
+    model, info = _read(
+        model_class.from_pretrained,
+        weights,
+        dtype=dtype,
+        use_safetensors=True,
+        output_loading_info=True,
+        ignore_mismatched_sizes=True,  # reported below, by name, with the other misfits
+    )
+    misfits = {
+        "missing": sorted(info["missing_keys"]),
+        "surplus": sorted(info["unexpected_keys"]),
+        "wrong shape": sorted(key for key, *_ in info["mismatched_keys"]),
+    }
+    found = [f"{len(keys)} {what} ({', '.join(keys[:3])})" for what, keys in misfits.items() if keys]
+    if found:
+        raise ProbeSelectError(f"{weights} does not fit {model_class.__name__}: keys {'; '.join(found)}")
+    return model
+
+
+def _read(from_pretrained: Callable[..., Any], source: str | Path, **options: Any) -> Any:
+    """Return what transformers reads from a folder or the hub; an error becomes one line."""
+    if isinstance(source, Path) and not source.is_dir():
+        raise ProbeSelectError(f"{source}: no such folder")
+    try:
+        return from_pretrained(source, **options)
+    except Exception as error:  # of almost any type: it depends on which file is bad, and how
+        reason = f"{type(error).__name__}: {error}".splitlines()[0]
+        raise ProbeSelectError(f"{source} cannot be read ({reason})") from error
+
+
+def _check(images: Sequence[Any] | Tensor, prompts: Sequence[str] | None = None) -> None:
+    if len(images) == 0:
+        raise UsageError("images: got none, need at least one")
+    if isinstance(prompts, str):
+        raise UsageError(f"prompts: got the string {prompts!r}, need a list with one prompt for each image")
+    if prompts is not None and len(prompts) != len(images):
+        raise UsageError(f"prompts: got {len(prompts)} for {len(images)} images, need one for each")
+
+
+def _nan_rows(values: Tensor) -> Tensor:
+    """Return [N, ...] with the rows that hold any NaN or infinity all NaN."""
+    finite = values.isfinite().reshape(len(values), -1).all(1)  # [N]
+    return values.masked_fill(~finite.view(-1, *[1] * (values.dim() - 1)), torch.nan)

@@ -1,0 +1,1 @@
+"""The probe: what it computes (`network`), how it is stored (`files`), how it learns (`training`)."""

@@ -1,0 +1,254 @@
+"""The probe: taps at a rung -> predicted reward of the finished picture.
+
+Knows maps, rungs and heads; does not know pipelines. Each tap goes through a fixed 1x1 projection (one basis for all
+samples, stored with the weights) and fixed standardisation; a small U-shaped encoder, told the rung, mixes them.
+A `scalar` head predicts the reward itself (the paper's probe); a `features` head predicts what the evaluator would
+extract from the finished picture, which the evaluator's own formula then scores.
+"""
+
+import math
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+import torch
+from huggingface_hub import PyTorchModelHubMixin
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from probeselect.core.errors import UsageError
+
+FORMAT = 1
+RUNG_TOLERANCE = 0.026  # a rung in between: half a step of 20
+
+
+@dataclass(frozen=True)
+class Head:
+    """What is predicted for one evaluator. `shape` is that of its features: (F, H, W) maps or a vector (D,)."""
+
+    evaluator: str
+    kind: Literal["scalar", "features"]
+    shape: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class ProbeConfig:
+    """Everything that must agree between a probe, a backbone and an evaluator; stored as config.json."""
+
+    backbone: str  # name, for people
+    denoiser: str  # class name
+    architecture: str  # digest of the denoiser's configuration
+    latent_channels: int
+    taps: tuple[str, ...]
+    tap_channels: tuple[int, ...]  # of the taps as they come
+    projected_channels: tuple[int, ...]  # after the fixed projection
+    rungs: tuple[float, ...]  # trained on
+    heads: tuple[Head, ...]
+    prompt_width: int = 0  # of the backbone's prompt embedding; 0: not read
+    grid: int = 16  # height and width that maps are brought to; their aspect ratio is kept
+    width: int = 48
+    format: int = FORMAT
+    training: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def default_head(self) -> str:
+        return self.heads[0].evaluator
+
+    @classmethod
+    def from_dict(cls, fields: dict[str, Any]) -> "ProbeConfig":
+        """Read config.json's content. Raises UsageError naming the field that is missing, unknown or wrong."""
+        if fields.get("format") != FORMAT:
+            raise UsageError(f"format = {fields.get('format')!r}: this version reads format {FORMAT}")
+        known = set(cls.__dataclass_fields__)
+        if surplus := sorted(set(fields) - known):
+            raise UsageError(f"unknown field {surplus[0]!r}")
+        try:
+            heads = tuple(Head(h["evaluator"], h["kind"], tuple(h["shape"])) for h in fields["heads"])
+            lists = {
+                name: tuple(fields[name]) for name in ("taps", "tap_channels", "projected_channels", "rungs")
+            }
+            config = cls(**{**fields, **lists, "heads": heads})
+        except (KeyError, TypeError) as error:
+            raise UsageError(f"field missing or of a wrong type: {error}") from error
+        return config
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+    def __post_init__(self) -> None:
+        if not self.taps or not len(self.taps) == len(self.tap_channels) == len(self.projected_channels):
+            raise UsageError("taps, tap_channels and projected_channels must be of one length, at least 1")
+        if not self.heads or any(head.kind not in ("scalar", "features") for head in self.heads):
+            raise UsageError("heads: at least one, each of kind 'scalar' or 'features'")
+        sizes = (*self.tap_channels, *self.projected_channels, self.grid, self.width, self.latent_channels)
+        sizes = (*sizes, *(side for head in self.heads for side in head.shape))
+        if any(not isinstance(size, int) or not 0 < size <= 65536 for size in sizes):
+            raise UsageError("channels, grid, width and shapes must be whole numbers from 1 to 65536")
+        if not all(isinstance(r, float) and 0 < r < 1 for r in self.rungs) or not self.rungs:
+            raise UsageError("rungs: fractions between 0 and 1, at least one")
+
+
+class _Block(nn.Module):
+    """Residual block whose second norm is shifted and scaled by the condition."""
+
+    def __init__(self, channels: int, condition: int) -> None:
+        super().__init__()
+        self.norm1 = nn.GroupNorm(8, channels)
+        self.conv1 = nn.Conv2d(channels, channels, 3, padding=1)
+        self.norm2 = nn.GroupNorm(8, channels, affine=False)
+        self.modulate = nn.Linear(condition, 2 * channels)
+        self.conv2 = nn.Conv2d(channels, channels, 3, padding=1)
+        nn.init.zeros_(self.conv2.weight)
+        nn.init.zeros_(self.modulate.weight)
+
+    def forward(self, x: Tensor, condition: Tensor) -> Tensor:
+        shift, scale = self.modulate(condition)[:, :, None, None].chunk(2, 1)  # [N, C, 1, 1]
+        h = self.norm2(self.conv1(F.silu(self.norm1(x)))) * (1 + scale) + shift
+        return x + self.conv2(F.silu(h))
+
+
+class Encoder(nn.Module):
+    """U-shaped: the fine grid, half of it, and back. [N, C, g, g] -> [N, width, g, g]."""
+
+    def __init__(self, channels: int, width: int, condition: int) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(channels, width, 3, padding=1)
+        self.fine = nn.ModuleList(_Block(width, condition) for _ in range(2))
+        self.down = nn.Conv2d(width, 2 * width, 3, stride=2, padding=1)
+        self.coarse = nn.ModuleList(_Block(2 * width, condition) for _ in range(2))
+        self.up = nn.Conv2d(2 * width, width, 1)
+        self.last = _Block(width, condition)
+
+    def forward(self, x: Tensor, condition: Tensor) -> Tensor:
+        x = self.stem(x)
+        for block in self.fine:
+            x = block(x, condition)
+        y = self.down(x)
+        for block in self.coarse:
+            y = block(y, condition)
+        x = x + F.interpolate(self.up(y), size=x.shape[-2:], mode="nearest")
+        out: Tensor = self.last(x, condition)
+        return out
+
+
+class Probe(
+    nn.Module,
+    PyTorchModelHubMixin,
+    library_name="probeselect",
+    license="apache-2.0",
+    tags=["probeselect", "text-to-image"],
+    coders={ProbeConfig: (ProbeConfig.to_dict, ProbeConfig.from_dict)},
+):
+    """Network of a `ProbeConfig`. Load with `probeselect.probe.files.load_probe`, which refuses what does not fit."""
+
+    def __init__(self, config: ProbeConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.condition_width = 2 * config.width
+        for i, (channels, projected) in enumerate(zip(config.tap_channels, config.projected_channels, strict=True)):
+            self.register_buffer(f"projection_{i}", orthonormal(projected, channels, seed=i))  # [P, C]
+            self.register_buffer(f"mean_{i}", torch.zeros(projected))
+            self.register_buffer(f"std_{i}", torch.ones(projected))
+        self.rung_embedding = nn.Sequential(nn.Linear(16, self.condition_width), nn.SiLU())
+        if config.prompt_width:
+            self.prompt_embedding = nn.Linear(config.prompt_width, self.condition_width)
+        self.encoder = Encoder(sum(config.projected_channels), config.width, self.condition_width)
+        self.heads = nn.ModuleDict({_key(head.evaluator): self._new_head(head) for head in config.heads})
+        self.eval()
+
+    def _new_head(self, head: Head) -> nn.Module:
+        width = self.config.width
+        if head.kind == "features" and len(head.shape) == 3:
+            return nn.Sequential(nn.GroupNorm(8, width), nn.SiLU(), nn.Conv2d(width, head.shape[0], 1))
+        out = 1 if head.kind == "scalar" else math.prod(head.shape)
+        inner = self.condition_width
+        return nn.Sequential(nn.Linear(2 * width + inner, inner), nn.SiLU(), nn.Linear(inner, out))
+
+    def project(self, maps: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Taps as they come -> [N, P, g, g'], what is stored for training: one fixed basis for all samples."""
+        return {
+            tap: self._to_grid(torch.einsum("pc,nchw->nphw", getattr(self, f"projection_{i}"), maps[tap].float()))
+            for i, tap in enumerate(self.config.taps)
+        }
+
+    def _to_grid(self, x: Tensor) -> Tensor:
+        """Bring the shorter side to `grid`; the aspect ratio stays."""
+        height, width = x.shape[-2:]
+        scale = self.config.grid / min(height, width)
+        size = (round(height * scale), round(width * scale))
+        return x if size == (height, width) else F.interpolate(x, size=size, mode="bilinear", antialias=True)
+
+    def encode(self, projected: dict[str, Tensor], rung: Tensor, prompt_embeddings: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Projected taps, rung [N], prompt embedding [N, E] -> (feature map [N, width, g, g'], condition [N, D])."""
+        parts = [
+            (projected[tap].float() - getattr(self, f"mean_{i}")[:, None, None]) / getattr(self, f"std_{i}")[:, None, None]
+            for i, tap in enumerate(self.config.taps)
+        ]
+        size = parts[0].shape[-2:]
+        parts = [p if p.shape[-2:] == size else F.interpolate(p, size=size, mode="bilinear") for p in parts]
+        condition = self.rung_embedding(sinusoid(rung, 16))
+        if self.config.prompt_width:
+            if prompt_embeddings is None:
+                raise UsageError("this probe reads the prompt embedding, and the backbone gave none")
+            condition = condition + self.prompt_embedding(prompt_embeddings.float())
+        return self.encoder(torch.cat(parts, 1), condition), condition
+
+    def predict(self, encoded: Tensor, condition: Tensor, head: str) -> Tensor:
+        """Head's output: features [N, *shape], or the reward [N] of a scalar head."""
+        row = next(h for h in self.config.heads if h.evaluator == head)
+        if row.kind == "features" and len(row.shape) == 3:
+            maps = self.heads[_key(head)](encoded)
+            return F.interpolate(maps, size=row.shape[1:], mode="bilinear") if maps.shape[2:] != row.shape[1:] else maps
+        pooled = torch.cat([encoded.mean((2, 3)), encoded.amax((2, 3)), condition], 1)
+        out: Tensor = self.heads[_key(head)](pooled)
+        return out[:, 0] if row.kind == "scalar" else out.unflatten(1, row.shape)
+
+    def score(
+        self, maps: dict[str, Tensor], rung: float, prompts: list[str], prompt_embeddings: Tensor | None, head: str
+    ) -> Tensor:
+        """Predicted rewards [N] of candidates at `rung` from their taps as they come."""
+        rungs = torch.full((len(prompts),), float(rung), device=next(self.parameters()).device)
+        encoded, condition = self.encode(self.project(maps), rungs, prompt_embeddings)
+        predicted = self.predict(encoded, condition, head)
+        row = next(h for h in self.config.heads if h.evaluator == head)
+        return predicted if row.kind == "scalar" else self._formula(head).score(predicted, prompts)
+
+    def _formula(self, head: str) -> Any:
+        """The evaluator whose formula scores predicted features; loaded once."""
+        from probeselect.evaluators.table import load_evaluator
+
+        loaded = self.__dict__.setdefault("_evaluators", {})
+        if head not in loaded:
+            loaded[head] = load_evaluator(head, device=next(self.parameters()).device)
+        return loaded[head]
+
+    def check_fits(self, backbone: dict[str, Any]) -> None:
+        """Refuse a backbone (`Backbone.describe()`) that the probe was not made for, saying what differs."""
+        for name in ("denoiser", "architecture", "latent_channels"):
+            mine, theirs = getattr(self.config, name), backbone[name]
+            if mine != theirs:
+                raise UsageError(f"scorer: the probe was made for {name} {mine!r}, this backbone has {theirs!r}")
+
+    def check_rung(self, rung: float) -> None:
+        """Refuse a rung that the probe was not trained for."""
+        if min(abs(rung - known) for known in self.config.rungs) > RUNG_TOLERANCE:
+            known = ", ".join(f"{r:g}" for r in self.config.rungs)
+            raise UsageError(f"rungs: the probe was trained for {known}, not for {rung:g}")
+
+
+def _key(evaluator: str) -> str:
+    return evaluator.replace(".", "_")  # a module's name holds no dot
+
+
+def orthonormal(rows: int, columns: int, seed: int) -> Tensor:
+    """Fixed random basis [rows, columns] with orthonormal rows (the identity where nothing is to be reduced)."""
+    if rows >= columns:
+        return torch.eye(rows, columns)
+    square = torch.randn(columns, columns, generator=torch.Generator().manual_seed(seed))
+    return torch.linalg.qr(square)[0][:rows].contiguous()
+
+
+def sinusoid(fraction: Tensor, width: int) -> Tensor:
+    """Sines and cosines of a fraction in [0, 1]: [N] -> [N, width]."""
+    frequencies = torch.exp(torch.linspace(0, math.log(50.0), width // 2, device=fraction.device))
+    angles = fraction.float()[:, None] * frequencies * math.pi
+    return torch.cat([angles.sin(), angles.cos()], 1)

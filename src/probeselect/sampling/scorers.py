@@ -1,0 +1,91 @@
+"""Scorers: what is known of running candidates at a rung -> a predicted score for each.
+
+Knows `random`, `preview:EVALUATOR` (the decoded x0-prediction, judged by the evaluator: needs no training, fits every
+backbone) and the probe. Scores of one scorer compare within a prompt; higher is better.
+"""
+
+import random
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from probeselect.backbones.loading import Backbone
+from probeselect.backbones.taps import X0, Tap
+from probeselect.core.errors import UsageError
+from probeselect.embedded import WEIGHTS
+from probeselect.evaluators.base import Evaluator
+from probeselect.evaluators.table import load_evaluator, parse_evaluator
+from probeselect.probe.files import load_probe
+from probeselect.probe.network import Probe
+from probeselect.sampling.rollout import Stage
+
+
+class Scorer(Protocol):
+    """Partial candidates -> predicted score."""
+
+    name: str
+    taps: tuple[Tap, ...]  # what a stage must hold
+    previews: bool  # whether it must hold decoded x0-predictions
+
+    def __call__(self, stage: Stage) -> Tensor:
+        """Scores [N] of the stage's candidates; NaN ranks last."""
+        ...
+
+
+class RandomScorer:
+    """A fair draw that is the same for the same prompt, seed and rung."""
+
+    name, taps, previews = "random", (), False
+
+    def __call__(self, stage: Stage) -> Tensor:
+        return torch.tensor([random.Random(f"{c.prompt}\0{c.seed}\0{stage.rung}").random() for c in stage.candidates])
+
+
+class PreviewScorer:
+    """The evaluator's reward of the decoded x0-prediction."""
+
+    taps, previews = (), True
+
+    def __init__(self, evaluator: Evaluator) -> None:
+        self.evaluator = evaluator
+        self.name = f"preview:{evaluator.name}"
+
+    def __call__(self, stage: Stage) -> Tensor:
+        if stage.pictures is None:
+            raise UsageError(f"scorer {self.name}: needs previews, and this stage has none")
+        return self.evaluator(stage.pictures, [c.prompt for c in stage.candidates])
+
+
+class ProbeScorer:
+    """A trained probe's prediction for one of its evaluators."""
+
+    previews = False
+
+    def __init__(self, probe: Probe, backbone: Backbone, name: str, head: str | None = None) -> None:
+        self.probe, self.name = probe, name
+        self.head = head or probe.config.default_head
+        probe.check_fits(backbone.describe())
+        self.taps = tuple(X0 if tap == X0.name else Tap.parse(tap, backbone.family) for tap in probe.config.taps)
+
+    def __call__(self, stage: Stage) -> Tensor:
+        self.probe.check_rung(stage.rung)
+        prompts = [c.prompt for c in stage.candidates]
+        with torch.no_grad():
+            return self.probe.score(stage.maps, stage.rung, prompts, stage.prompt_embeddings, self.head)
+
+
+def load_scorer(name: str | Scorer, backbone: Backbone, head: str | None = None) -> Scorer:
+    """ "random", "preview:EVALUATOR[=FOLDER]", "embedded" (the shipped probe), or a probe's folder or hub id.
+
+    Raises UsageError for a name that is none of these and for a probe that does not fit the backbone.
+    """
+    if not isinstance(name, str):
+        return name
+    if name == "random":
+        return RandomScorer()
+    if name.startswith("preview:"):
+        evaluator, weights = parse_evaluator(name.removeprefix("preview:"))
+        return PreviewScorer(load_evaluator(evaluator, weights, device=backbone.pipe.device))
+    probe = load_probe(WEIGHTS / "probe" if name == "embedded" else name)
+    return ProbeScorer(probe.to(backbone.pipe.device), backbone, name, head)

@@ -1,0 +1,265 @@
+"""Selective generation: start n candidates of every prompt, keep the best k, stop the others at a rung.
+
+Knows the whole way from prompts to kept pictures, and what it cost. The parts are elsewhere: `rollout` runs
+candidates, a `Scorer` scores them, a `Policy` decides.
+"""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from probeselect.backbones.loading import Backbone, load_backbone
+from probeselect.backbones.taps import X0, Tap
+from probeselect.core.candidates import Candidate, candidates_of
+from probeselect.core.errors import UsageError
+from probeselect.core.policies import FixedPlan, KeepAll, Policy, load_policy
+from probeselect.core.rungs import validate_rungs
+from probeselect.evaluators.base import Evaluator
+from probeselect.sampling.rollout import Stage, Tally, rollout
+from probeselect.sampling.scorers import Scorer, load_scorer
+
+
+@dataclass(frozen=True)
+class RungScore:
+    """What the scorer said of a candidate at one rung."""
+
+    rung: float
+    completed_steps: int
+    score: float
+    preview: Any = None  # decoded x0-prediction, when previews were asked for
+
+
+@dataclass
+class CandidateResult:
+    """One candidate, stopped or finished."""
+
+    prompt: str
+    seed: int
+    completed_steps: int = 0
+    kept: bool = False
+    image: Any = None  # in the pipeline's output type; None for a stopped candidate
+    scores: list[RungScore] = field(default_factory=list)
+    rewards: dict[str, float] = field(default_factory=dict)
+    reasons: dict[str, list[str]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Work done, all prompts of the call together. A guided step of one candidate is one denoiser row."""
+
+    denoiser_rows: int
+    denoiser_rows_all: int  # what finishing every candidate would take
+    seconds: float
+    seconds_scoring: float
+    largest_wave: int
+    wave_halvings: int
+
+    @property
+    def ratio(self) -> float:
+        return self.denoiser_rows / self.denoiser_rows_all
+
+
+@dataclass(frozen=True)
+class Result:
+    """What became of one prompt. `images[i]` belongs to `kept[i]`, best first; `candidates` are in seed order."""
+
+    prompt: str
+    candidates: list[CandidateResult]
+    kept: list[CandidateResult]
+    cost: Cost  # of this prompt's candidates; seconds are its share of the call's
+
+    @property
+    def images(self) -> list[Any]:
+        return [candidate.image for candidate in self.kept]
+
+
+class SelectiveSampler:
+    """Runs a backbone's candidates up to a rung, scores them and finishes the best.
+
+    Args:
+        backbone: "embedded", a folder, a hub id, or any diffusers pipeline object.
+        scorer: "embedded" (the shipped probe), a probe's folder or hub id, "preview:EVALUATOR", "random", or a Scorer.
+        batch_size: most candidates in one call of the pipeline; None means as many as fit.
+        tap: module path of the activation to study, for pipelines that are in no known family.
+    """
+
+    def __init__(
+        self,
+        backbone: Any = "embedded",
+        scorer: str | Scorer = "embedded",
+        *,
+        batch_size: int | None = None,
+        tap: str | Sequence[str] | None = None,
+    ) -> None:
+        if batch_size is not None and batch_size < 1:
+            raise UsageError(f"batch_size = {batch_size}: must be at least 1")
+        already_right = isinstance(backbone, Backbone) and tap is None
+        self.backbone: Backbone = backbone if already_right else load_backbone(backbone, tap=tap)
+        self.scorer = load_scorer(scorer, self.backbone)
+        self.batch_size = batch_size
+
+    def __call__(
+        self,
+        prompt: str | Sequence[str],
+        n: int | None = None,
+        k: int = 1,
+        rungs: Sequence[float] = (0.2,),
+        *,
+        policy: str | Policy = "topk",
+        seed: int = 0,
+        seeds: Sequence[int] | None = None,
+        evaluators: Sequence[Evaluator] = (),
+        previews: bool = False,
+        progress: Callable[[int, int], None] = lambda done, planned: None,
+        **arguments: Any,
+    ) -> Any:
+        """Generate n candidates a prompt and finish k of them.
+
+        Args:
+            prompt: one prompt, or a list of them (then the result is a list, and waves mix prompts).
+            n: candidates of each prompt (default 5, or as many as `seeds`).
+            rungs: where candidates are scored, as fractions of the steps.
+            policy: "topk", "halving", "all", a plan.json file, or a Policy.
+            seed, seeds: candidate i of a prompt gets seed + i, or seeds[i].
+            evaluators: judge the finished pictures (`rewards`, `reasons`).
+            previews: keep the decoded x0-prediction of every candidate at every rung.
+            arguments: everything else goes to the pipeline untouched.
+
+        Returns:
+            Result, or a list of them for a list of prompts.
+
+        Raises:
+            UsageError: for arguments that cannot be; before any work is done.
+        """
+        began = time.perf_counter()
+        n = 5 if n is None and seeds is None else n
+        candidates = candidates_of(prompt, n, seeds, seed)
+        size = len(candidates) // (candidates[-1].group + 1)
+        rungs, decide = check_schedule(size, k, rungs, policy)
+        records = {c: CandidateResult(c.prompt, c.seed) for c in candidates}
+        tally, seconds_scoring = Tally(), 0.0
+        stages = rollout(
+            self.backbone,
+            candidates,
+            rungs,
+            taps=self.scorer.taps,
+            previews=previews or self.scorer.previews,
+            batch_size=self.batch_size,
+            tally=tally,
+            progress=progress,
+            **arguments,
+        )
+        order: list[Candidate] = []
+        for index, stage in enumerate(stages):
+            if stage.rung == 1:
+                _finish(stage, records, evaluators)
+                continue
+            scoring_began = time.perf_counter()
+            scores = self.scorer(stage).detach().float().cpu()
+            seconds_scoring += time.perf_counter() - scoring_began
+            _note_scores(stage, scores, records, previews)
+            order = _decide(stage, scores, decide, index)
+        seconds = time.perf_counter() - began
+        results = [
+            self._result(group, [c for c in candidates if c.group == group], order, records, tally, seconds, seconds_scoring)
+            for group in range(candidates[-1].group + 1)
+        ]
+        return results[0] if isinstance(prompt, str) else results
+
+    def features(
+        self, prompt: str, seeds: Sequence[int], rung: float = 0.2, *, tap: str | None = None, **arguments: Any
+    ) -> Tensor:
+        """The tapped conditional activations [N, C, H, W] at a rung, in the order of `seeds`."""
+        taps = self.backbone.taps if tap is None else (Tap.parse(tap, self.backbone.family) if tap != X0.name else X0,)
+        if not taps:
+            raise UsageError("tap: this pipeline is in no known family; give tap='module.path'")
+        stages = rollout(
+            self.backbone,
+            candidates_of(prompt, None, seeds),
+            validate_rungs([rung]),
+            taps=taps[:1],
+            finish=False,
+            batch_size=self.batch_size,
+            **arguments,
+        )
+        return next(iter(stages)).maps[taps[0].name]
+
+    def _result(
+        self,
+        group: int,
+        candidates: list[Candidate],
+        order: list[Candidate],
+        records: dict[Candidate, CandidateResult],
+        tally: Tally,
+        seconds: float,
+        seconds_scoring: float,
+    ) -> Result:
+        mine = [records[c] for c in candidates]
+        kept = [records[c] for c in order if c.group == group]
+        share = sum(record.completed_steps for record in mine) / max(sum(r.completed_steps for r in records.values()), 1)
+        cost = Cost(
+            denoiser_rows=sum(record.completed_steps for record in mine),
+            denoiser_rows_all=len(mine) * tally.total_steps,
+            seconds=seconds * share,
+            seconds_scoring=seconds_scoring * share,
+            largest_wave=tally.largest_wave,
+            wave_halvings=tally.wave_halvings,
+        )
+        return Result(mine[0].prompt, mine, kept, cost)
+
+
+def check_schedule(
+    n: int, k: int, rungs: Sequence[float], policy: str | Policy
+) -> tuple[tuple[float, ...], Policy]:
+    """Rungs and policy of a call, checked against n and k. Raises UsageError; needs no model."""
+    if not 1 <= k <= n:
+        raise UsageError(f"k = {k}: must be from 1 to n = {n}")
+    decide = load_policy(policy, k, len(rungs)) if isinstance(policy, str) else policy
+    if isinstance(decide, FixedPlan):
+        if decide.n != n:
+            raise UsageError(f"n = {n}: the plan is made for n = {decide.n}")
+        rungs = decide.rungs
+    if isinstance(decide, KeepAll) and not rungs:
+        return (), decide
+    return validate_rungs(rungs), decide
+
+
+def _note_scores(stage: Stage, scores: Tensor, records: dict[Candidate, CandidateResult], previews: bool) -> None:
+    for i, candidate in enumerate(stage.candidates):
+        picture = stage.pictures[i] if previews and stage.pictures else None
+        record = records[candidate]
+        record.scores.append(RungScore(stage.rung, stage.completed_steps, scores[i].item(), picture))
+        record.completed_steps = stage.completed_steps
+
+
+def _decide(stage: Stage, scores: Tensor, policy: Policy, index: int) -> list[Candidate]:
+    """Ask the policy prompt by prompt; returns who goes on, best first within each prompt."""
+    positions: dict[int, list[int]] = {}
+    for i, candidate in enumerate(stage.candidates):
+        positions.setdefault(candidate.group, []).append(i)
+    going_on = [
+        members[chosen] for members in positions.values() for chosen in policy(scores[torch.tensor(members)], index)
+    ]
+    stage.keep(going_on)
+    return [stage.candidates[i] for i in going_on]
+
+
+def _finish(stage: Stage, records: dict[Candidate, CandidateResult], evaluators: Sequence[Evaluator]) -> None:
+    pictures = stage.pictures or []
+    prompts = [candidate.prompt for candidate in stage.candidates]
+    for candidate, picture in zip(stage.candidates, pictures, strict=True):
+        record = records[candidate]
+        record.image, record.kept, record.completed_steps = picture, True, stage.completed_steps
+    for evaluator in evaluators:
+        features = evaluator.features(pictures)
+        rewards = evaluator.score(features, prompts)
+        tell = getattr(evaluator, "reasons", None)
+        reasons = tell(features, prompts) if tell else [[] for _ in prompts]
+        for candidate, reward, why in zip(stage.candidates, rewards.tolist(), reasons, strict=True):
+            records[candidate].rewards[evaluator.name] = reward
+            if why:
+                records[candidate].reasons[evaluator.name] = why

@@ -1,0 +1,73 @@
+"""Step <-> fraction arithmetic against exact decimals."""
+
+import math
+from fractions import Fraction
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from probeselect.core.errors import UsageError
+from probeselect.core.rungs import completed_steps, rung_after, validate_rungs
+
+
+@pytest.mark.parametrize(
+    ("rung", "total", "steps"),
+    [
+        (0.2, 20, 4),
+        (0.2, 50, 10),
+        (0.2, 28, 6),
+        (0.25, 10, 3),  # 2.5, half up
+        (0.35, 10, 4),
+        (0.29, 50, 15),  # 14.499999999999998 in floats, 14.5 in decimals
+        (0.01, 20, 1),
+        (0.99, 20, 19),
+        (0.2, 39, 8),  # a Heun run of 20 inference steps
+        (0.5, 2, 1),
+    ],
+)
+def test_completed_steps(rung: float, total: int, steps: int) -> None:
+    assert completed_steps(rung, total) == steps
+
+
+@settings(deadline=None)
+@given(st.integers(1, 999), st.integers(2, 1000))
+def test_completed_steps_rounds_decimals_half_up(thousandths: int, total: int) -> None:
+    exact = math.floor(Fraction(thousandths, 1000) * total + Fraction(1, 2))
+    assert completed_steps(thousandths / 1000, total) == min(max(exact, 1), total - 1)
+
+
+def test_rung_after_is_inverted_by_completed_steps() -> None:
+    for total in range(2, 130):
+        for step in range(total - 1):
+            assert completed_steps(rung_after(step, total), total) == step + 1
+
+
+@pytest.mark.parametrize("step", [-1, 19, 20])
+def test_rung_after_refuses_steps_without_a_next(step: int) -> None:
+    with pytest.raises(UsageError, match=f"step {step} of 20: .* from 0 to 18"):
+        rung_after(step, 20)
+
+
+@pytest.mark.parametrize("total", [1, 0, -3])
+def test_a_rung_needs_two_steps(total: int) -> None:
+    with pytest.raises(UsageError, match=f"total steps = {total}: .* at least 2"):
+        completed_steps(0.5, total)
+
+
+def test_validate_rungs_returns_floats() -> None:
+    assert validate_rungs([0.1, 0.2, 0.9]) == (0.1, 0.2, 0.9)
+
+
+@pytest.mark.parametrize(
+    "rungs", [[], [0.0], [1.0], [-0.1], [math.nan], [math.inf], [0.4, 0.2], [0.2, 0.2], [0.2, math.nan]]
+)
+def test_validate_rungs_refuses(rungs: list[float]) -> None:
+    with pytest.raises(UsageError, match=r"rungs = .*increasing fractions between 0 and 1"):
+        validate_rungs(rungs)
+
+
+@pytest.mark.parametrize("rung", [0.0, 1.0, math.nan])
+def test_completed_steps_refuses_what_is_no_rung(rung: float) -> None:
+    with pytest.raises(UsageError, match="rungs = "):
+        completed_steps(rung, 20)

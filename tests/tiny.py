@@ -1,0 +1,406 @@
+"""Tiny random pipelines of stock diffusers classes: real code, no weights, no download, well under a second a run.
+
+Every builder returns a pipeline with fixed weights, all components in eval mode, which survives `save_pretrained`.
+CALLS holds the keywords of a guided call that suit it.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import diffusers
+import torch
+import transformers
+from diffusers import DiffusionPipeline, FlowMatchEulerDiscreteScheduler
+from torch import nn
+
+LETTERS = "abcdefghijklmnopqrstuvwxyz"
+HIDDEN = 16
+
+
+def _seeded(build: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    torch.manual_seed(0)
+    return build(*args, **kwargs)
+
+
+def _clip_tokenizer() -> Any:
+    vocab = {"<|startoftext|>": 0, "<|endoftext|>": 1}
+    for letter in LETTERS:
+        vocab[letter] = len(vocab)
+        vocab[f"{letter}</w>"] = len(vocab)
+    return transformers.CLIPTokenizer(vocab=vocab, merges=[], model_max_length=16)
+
+
+def _clip_config() -> Any:
+    return transformers.CLIPTextConfig(
+        hidden_size=HIDDEN, intermediate_size=HIDDEN, num_attention_heads=2, num_hidden_layers=2, vocab_size=54,
+        projection_dim=HIDDEN, max_position_embeddings=16, bos_token_id=0, eos_token_id=1, pad_token_id=1,
+    )  # fmt: skip
+
+
+def _t5_tokenizer() -> Any:
+    vocab = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), ("▁", -2.0), *((letter, -3.0) for letter in LETTERS)]
+    return transformers.T5Tokenizer(vocab=vocab, extra_ids=0, model_max_length=16)
+
+
+def _t5(width: int = HIDDEN) -> Any:
+    config = transformers.T5Config(vocab_size=32, d_model=width, d_kv=8, d_ff=width, num_layers=1, num_heads=2)
+    return _seeded(transformers.T5EncoderModel, config)
+
+
+def _vae(latent_channels: int) -> Any:
+    return _seeded(
+        diffusers.AutoencoderKL,
+        block_out_channels=(8, 16), latent_channels=latent_channels, norm_num_groups=4, sample_size=16,
+        down_block_types=("DownEncoderBlock2D",) * 2, up_block_types=("UpDecoderBlock2D",) * 2,
+        shift_factor=0.0,
+    )  # fmt: skip
+
+
+def _flow() -> FlowMatchEulerDiscreteScheduler:
+    return FlowMatchEulerDiscreteScheduler()
+
+
+def tiny_sd(scheduler: Any = None) -> DiffusionPipeline:
+    """Latents 4 x 8 x 8, images of 16 px."""
+    unet = _seeded(
+        diffusers.UNet2DConditionModel,
+        sample_size=8, block_out_channels=(8, 8, 16), layers_per_block=1, norm_num_groups=4,
+        down_block_types=("CrossAttnDownBlock2D", "CrossAttnDownBlock2D", "DownBlock2D"),
+        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D"),
+        cross_attention_dim=HIDDEN, attention_head_dim=2,
+    )  # fmt: skip
+    pipe = diffusers.StableDiffusionPipeline(
+        vae=_vae(4), text_encoder=_seeded(transformers.CLIPTextModel, _clip_config()), tokenizer=_clip_tokenizer(),
+        unet=unet, scheduler=scheduler or diffusers.DDIMScheduler(clip_sample=False, steps_offset=1), safety_checker=None, feature_extractor=None,
+        requires_safety_checker=False,
+    )  # fmt: skip
+    return _ready(pipe)
+
+
+def tiny_lcm() -> DiffusionPipeline:
+    sd = tiny_sd().components
+    unet = diffusers.UNet2DConditionModel.from_config(sd["unet"].config, time_cond_proj_dim=8)
+    pipe = diffusers.LatentConsistencyModelPipeline(
+        **{**sd, "unet": _seeded(type(unet).from_config, unet.config), "scheduler": diffusers.LCMScheduler()},
+        requires_safety_checker=False,
+    )
+    return _ready(pipe)
+
+
+def tiny_sdxl(scheduler: Any = None) -> DiffusionPipeline:
+    unet = _seeded(
+        diffusers.UNet2DConditionModel,
+        sample_size=8, block_out_channels=(8, 8, 16), layers_per_block=1, norm_num_groups=4,
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
+        cross_attention_dim=2 * HIDDEN, attention_head_dim=2, addition_embed_type="text_time",
+        addition_time_embed_dim=8, projection_class_embeddings_input_dim=6 * 8 + HIDDEN,
+    )  # fmt: skip
+    pipe = diffusers.StableDiffusionXLPipeline(
+        vae=_vae(4), unet=unet, scheduler=scheduler or diffusers.EulerDiscreteScheduler(),
+        text_encoder=_seeded(transformers.CLIPTextModel, _clip_config()), tokenizer=_clip_tokenizer(),
+        text_encoder_2=_seeded(transformers.CLIPTextModelWithProjection, _clip_config()),
+        tokenizer_2=_clip_tokenizer(), add_watermarker=False,
+    )  # fmt: skip
+    return _ready(pipe)
+
+
+def tiny_sd3(scheduler: Any = None) -> DiffusionPipeline:
+    transformer = _seeded(
+        diffusers.SD3Transformer2DModel,
+        sample_size=8, patch_size=2, in_channels=4, out_channels=4, num_layers=3, attention_head_dim=8,
+        num_attention_heads=2, joint_attention_dim=2 * HIDDEN, caption_projection_dim=16,
+        pooled_projection_dim=2 * HIDDEN, pos_embed_max_size=16,
+    )  # fmt: skip
+    pipe = diffusers.StableDiffusion3Pipeline(
+        transformer=transformer, scheduler=scheduler or _flow(), vae=_vae(4),
+        text_encoder=_seeded(transformers.CLIPTextModelWithProjection, _clip_config()), tokenizer=_clip_tokenizer(),
+        text_encoder_2=_seeded(transformers.CLIPTextModelWithProjection, _clip_config()),
+        tokenizer_2=_clip_tokenizer(), text_encoder_3=_t5(2 * HIDDEN), tokenizer_3=_t5_tokenizer(),
+    )  # fmt: skip
+    return _ready(pipe)
+
+
+def _flux_like(build: Any, **config: Any) -> nn.Module:
+    return _seeded(
+        build,
+        patch_size=1, in_channels=16, num_layers=2, num_single_layers=2, attention_head_dim=8, num_attention_heads=2,
+        joint_attention_dim=HIDDEN, axes_dims_rope=(4, 2, 2), **config,
+    )  # fmt: skip
+
+
+def tiny_flux(scheduler: Any = None) -> DiffusionPipeline:
+    transformer = _flux_like(diffusers.FluxTransformer2DModel, pooled_projection_dim=HIDDEN, guidance_embeds=True)
+    pipe = diffusers.FluxPipeline(
+        transformer=transformer, scheduler=scheduler or _flow(), vae=_vae(4), text_encoder_2=_t5(),
+        text_encoder=_seeded(transformers.CLIPTextModel, _clip_config()), tokenizer=_clip_tokenizer(),
+        tokenizer_2=_t5_tokenizer(),
+    )  # fmt: skip
+    return _ready(pipe)
+
+
+def _llm_tokenizer(build: Any = transformers.Qwen2Tokenizer, **specials: str) -> Any:
+    vocab = {token: index for index, token in enumerate([*specials.values(), *LETTERS, "Ġ"])}
+    tokenizer = build(vocab=vocab, merges=[], model_max_length=256, **specials)
+    tokenizer.chat_template = "{% for message in messages %}{{ message['content'] }}{% endfor %}"
+    return tokenizer
+
+
+def _qwen_tokenizer() -> Any:
+    return _llm_tokenizer(eos_token="<|endoftext|>", pad_token="<|pad|>")
+
+
+def _gemma() -> dict[str, Any]:
+    tokenizer = _llm_tokenizer(
+        transformers.GemmaTokenizer,
+        pad_token="<pad>", eos_token="<eos>", bos_token="<bos>", unk_token="<unk>", mask_token="<mask>",
+    )  # fmt: skip
+    config = transformers.Gemma2Config(**_LLM, head_dim=8, query_pre_attn_scalar=8)
+    return {"tokenizer": tokenizer, "text_encoder": _seeded(transformers.Gemma2Model, config)}
+
+
+_LLM = {
+    "vocab_size": 40, "hidden_size": HIDDEN, "intermediate_size": HIDDEN, "num_hidden_layers": 2,
+    "num_attention_heads": 2, "num_key_value_heads": 1, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 1,
+}  # fmt: skip
+
+
+def tiny_flux2() -> DiffusionPipeline:
+    """The Klein pipeline, which shares the transformer of FLUX.2 and has guidance by two calls."""
+    transformer = _seeded(
+        diffusers.Flux2Transformer2DModel,
+        in_channels=16, num_layers=2, num_single_layers=2, attention_head_dim=8, num_attention_heads=2,
+        joint_attention_dim=3 * HIDDEN, axes_dims_rope=(2, 2, 2, 2), timestep_guidance_channels=8,
+        guidance_embeds=False,
+    )  # fmt: skip
+    vae = _seeded(
+        diffusers.AutoencoderKLFlux2,
+        block_out_channels=(8, 16), latent_channels=4, norm_num_groups=4,
+        down_block_types=("DownEncoderBlock2D",) * 2, up_block_types=("UpDecoderBlock2D",) * 2,
+    )  # fmt: skip
+    config = transformers.Qwen3Config(**_LLM, head_dim=8)
+    pipe = diffusers.Flux2KleinPipeline(
+        scheduler=_flow(), vae=vae, text_encoder=_seeded(transformers.Qwen3ForCausalLM, config),
+        tokenizer=_qwen_tokenizer(), transformer=transformer,
+    )  # fmt: skip
+    return _ready(pipe)
+
+
+def tiny_chroma() -> DiffusionPipeline:
+    transformer = _flux_like(
+        diffusers.ChromaTransformer2DModel,
+        approximator_num_channels=8, approximator_hidden_dim=16, approximator_layers=1,
+    )  # fmt: skip
+    pipe = diffusers.ChromaPipeline(
+        scheduler=_flow(), vae=_vae(4), text_encoder=_t5(), tokenizer=_t5_tokenizer(), transformer=transformer
+    )
+    return _ready(pipe)
+
+
+def tiny_qwen_image() -> DiffusionPipeline:
+    transformer = _seeded(
+        diffusers.QwenImageTransformer2DModel,
+        in_channels=16, out_channels=4, num_layers=3, attention_head_dim=8, num_attention_heads=2,
+        joint_attention_dim=HIDDEN, axes_dims_rope=(4, 2, 2),
+    )  # fmt: skip
+    vae = _seeded(
+        diffusers.AutoencoderKLQwenImage,
+        base_dim=8, z_dim=4, dim_mult=[1, 2], num_res_blocks=1, temperal_downsample=[False],
+        latents_mean=[0.0] * 4, latents_std=[1.0] * 4,
+    )  # fmt: skip
+    config = transformers.Qwen2_5_VLConfig(
+        text_config={**_LLM, "rope_parameters": {"rope_type": "default", "mrope_section": [1, 1, 2], "rope_theta": 1e4}},
+        vision_config={
+            "depth": 1, "hidden_size": HIDDEN, "intermediate_size": HIDDEN, "num_heads": 2, "out_hidden_size": HIDDEN,
+        },
+    )  # fmt: skip
+    pipe = diffusers.QwenImagePipeline(
+        scheduler=_flow(), vae=vae, text_encoder=_seeded(transformers.Qwen2_5_VLForConditionalGeneration, config),
+        tokenizer=_qwen_tokenizer(), transformer=transformer,
+    )  # fmt: skip
+    return _ready(pipe)
+
+
+def tiny_z_image() -> DiffusionPipeline:
+    transformer = _seeded(
+        diffusers.ZImageTransformer2DModel,
+        in_channels=4, dim=16, n_layers=3, n_refiner_layers=1, n_heads=2, n_kv_heads=2, cap_feat_dim=HIDDEN,
+        axes_dims=[4, 2, 2], axes_lens=[256, 32, 32],
+    )  # fmt: skip
+    config = transformers.Qwen3Config(**_LLM, head_dim=8)
+    pipe = diffusers.ZImagePipeline(
+        scheduler=_flow(), vae=_vae(4), text_encoder=_seeded(transformers.Qwen3Model, config),
+        tokenizer=_qwen_tokenizer(), transformer=transformer,
+    )  # fmt: skip
+    return _ready(pipe)
+
+
+def tiny_lumina2() -> DiffusionPipeline:
+    transformer = _seeded(
+        diffusers.Lumina2Transformer2DModel,
+        sample_size=8, in_channels=4, hidden_size=16, num_layers=3, num_refiner_layers=1, num_attention_heads=2,
+        num_kv_heads=1, multiple_of=8, axes_dim_rope=(4, 2, 2), axes_lens=(300, 32, 32), cap_feat_dim=HIDDEN,
+    )  # fmt: skip
+    pipe = diffusers.Lumina2Pipeline(transformer=transformer, scheduler=_flow(), vae=_vae(4), **_gemma())
+    return _ready(pipe)
+
+
+def tiny_pixart() -> DiffusionPipeline:
+    transformer = _seeded(
+        diffusers.PixArtTransformer2DModel,
+        sample_size=8, num_layers=3, attention_head_dim=8, num_attention_heads=2, in_channels=4, out_channels=8,
+        cross_attention_dim=16, caption_channels=HIDDEN, use_additional_conditions=False,
+    )  # fmt: skip
+    pipe = diffusers.PixArtSigmaPipeline(
+        tokenizer=_t5_tokenizer(), text_encoder=_t5(), vae=_vae(4), transformer=transformer,
+        scheduler=diffusers.DPMSolverMultistepScheduler(),
+    )  # fmt: skip
+    return _ready(pipe)
+
+
+def tiny_sana() -> DiffusionPipeline:
+    transformer = _seeded(
+        diffusers.SanaTransformer2DModel,
+        in_channels=4, out_channels=4, num_layers=3, attention_head_dim=8, num_attention_heads=2,
+        num_cross_attention_heads=2, cross_attention_head_dim=8, cross_attention_dim=16, caption_channels=HIDDEN,
+        sample_size=8,
+    )  # fmt: skip
+    vae = _seeded(
+        diffusers.AutoencoderDC,
+        latent_channels=4, attention_head_dim=2, encoder_block_out_channels=(8,) * 3,
+        decoder_block_out_channels=(8,) * 3, encoder_layers_per_block=(1,) * 3, decoder_layers_per_block=(1,) * 3,
+        encoder_qkv_multiscales=((),) * 3, decoder_qkv_multiscales=((),) * 3, encoder_block_types="ResBlock", decoder_block_types="ResBlock",
+    )  # fmt: skip
+    pipe = diffusers.SanaPipeline(vae=vae, transformer=transformer, scheduler=_flow(), **_gemma())
+    return _ready(pipe)
+
+
+def tiny_hunyuan_dit() -> DiffusionPipeline:
+    transformer = _seeded(
+        diffusers.HunyuanDiT2DModel,
+        sample_size=8, in_channels=4, patch_size=2, num_layers=4, attention_head_dim=8, num_attention_heads=2,
+        hidden_size=16, cross_attention_dim=HIDDEN, cross_attention_dim_t5=HIDDEN, pooled_projection_dim=8,
+        mlp_ratio=2.0, use_style_cond_and_image_meta_size=False,
+    )  # fmt: skip
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *LETTERS, *(f"##{letter}" for letter in LETTERS)]
+    config = transformers.BertConfig(
+        vocab_size=len(words), hidden_size=HIDDEN, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16
+    )
+    pipe = diffusers.HunyuanDiTPipeline(
+        vae=_vae(4), text_encoder=_seeded(transformers.BertModel, config), transformer=transformer,
+        tokenizer=transformers.BertTokenizer(vocab={word: index for index, word in enumerate(words)}),
+        scheduler=diffusers.DDPMScheduler(), text_encoder_2=_t5(), tokenizer_2=_t5_tokenizer(),
+        safety_checker=None, feature_extractor=None, requires_safety_checker=False,
+    )  # fmt: skip
+    return _ready(pipe)
+
+
+def tiny_aura_flow() -> DiffusionPipeline:
+    transformer = _seeded(
+        diffusers.AuraFlowTransformer2DModel,
+        sample_size=8, in_channels=4, num_mmdit_layers=1, num_single_dit_layers=2, attention_head_dim=8,
+        num_attention_heads=2, joint_attention_dim=HIDDEN, caption_projection_dim=16, pos_embed_max_size=64,
+    )  # fmt: skip
+    config = transformers.UMT5Config(vocab_size=32, d_model=HIDDEN, d_kv=8, d_ff=16, num_layers=1, num_heads=2)
+    pipe = diffusers.AuraFlowPipeline(
+        tokenizer=_t5_tokenizer(), text_encoder=_seeded(transformers.UMT5EncoderModel, config), vae=_vae(4),
+        transformer=transformer, scheduler=_flow(),
+    )  # fmt: skip
+    return _ready(pipe)
+
+
+def tiny_cogview4() -> DiffusionPipeline:
+    transformer = _seeded(
+        diffusers.CogView4Transformer2DModel,
+        in_channels=4, out_channels=4, num_layers=3, attention_head_dim=8, num_attention_heads=2,
+        text_embed_dim=HIDDEN, time_embed_dim=8, condition_dim=4, pos_embed_max_size=16, sample_size=8,
+        rope_axes_dim=(16, 16),
+    )  # fmt: skip
+    config = transformers.GlmConfig(**_LLM, head_dim=8)
+    pipe = diffusers.CogView4Pipeline(
+        tokenizer=_qwen_tokenizer(), text_encoder=_seeded(transformers.GlmModel, config), vae=_vae(4),
+        transformer=transformer, scheduler=_flow(),
+    )  # fmt: skip
+    return _ready(pipe)
+
+
+def _movq() -> Any:
+    return _seeded(
+        diffusers.VQModel,
+        block_out_channels=(8, 16), latent_channels=4, vq_embed_dim=4, num_vq_embeddings=8, norm_num_groups=4,
+        down_block_types=("DownEncoderBlock2D",) * 2, up_block_types=("UpDecoderBlock2D",) * 2,
+    )  # fmt: skip
+
+
+def tiny_kandinsky22() -> DiffusionPipeline:
+    """Prior and decoder in one pipeline, called with a prompt."""
+    unet = _seeded(
+        diffusers.UNet2DConditionModel,
+        in_channels=4, out_channels=8, sample_size=8, block_out_channels=(8, 16), layers_per_block=1,
+        norm_num_groups=4, down_block_types=("ResnetDownsampleBlock2D", "SimpleCrossAttnDownBlock2D"),
+        up_block_types=("SimpleCrossAttnUpBlock2D", "ResnetUpsampleBlock2D"), attention_head_dim=4,
+        mid_block_type="UNetMidBlock2DSimpleCrossAttn", addition_embed_type="image", cross_attention_dim=HIDDEN,
+        encoder_hid_dim=HIDDEN, encoder_hid_dim_type="image_proj", resnet_time_scale_shift="scale_shift",
+    )  # fmt: skip
+    prior = _seeded(
+        diffusers.PriorTransformer,
+        num_attention_heads=2, attention_head_dim=8, embedding_dim=HIDDEN, num_layers=1, num_embeddings=16,
+    )  # fmt: skip
+    vision = transformers.CLIPVisionConfig(
+        hidden_size=HIDDEN, intermediate_size=16, num_attention_heads=2, num_hidden_layers=1, image_size=32,
+        patch_size=16, projection_dim=HIDDEN,
+    )  # fmt: skip
+    pipe = diffusers.KandinskyV22CombinedPipeline(
+        unet=unet, scheduler=diffusers.DDPMScheduler(), movq=_movq(), prior_prior=prior,
+        prior_image_encoder=_seeded(transformers.CLIPVisionModelWithProjection, vision),
+        prior_text_encoder=_seeded(transformers.CLIPTextModelWithProjection, _clip_config()),
+        prior_tokenizer=_clip_tokenizer(), prior_image_processor=transformers.CLIPImageProcessorPil(),
+        prior_scheduler=diffusers.UnCLIPScheduler(prediction_type="sample", num_train_timesteps=1000),
+    )  # fmt: skip
+    return _ready(pipe)
+
+
+def tiny_kandinsky3() -> DiffusionPipeline:
+    unet = _seeded(
+        diffusers.Kandinsky3UNet,
+        time_embedding_dim=8, groups=2, attention_head_dim=4, layers_per_block=3, block_out_channels=(8, 16),
+        cross_attention_dim=16, encoder_hid_dim=HIDDEN,
+    )  # fmt: skip
+    pipe = diffusers.Kandinsky3Pipeline(
+        tokenizer=_t5_tokenizer(), text_encoder=_t5(), unet=unet, scheduler=diffusers.DDPMScheduler(), movq=_movq()
+    )
+    return _ready(pipe)
+
+
+def _ready(pipe: DiffusionPipeline) -> DiffusionPipeline:
+    for component in pipe.components.values():
+        if isinstance(component, nn.Module):
+            component.eval()
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+_GUIDED = {"height": 16, "width": 16, "num_inference_steps": 4, "guidance_scale": 4.0}
+_TRUE_GUIDED = {"height": 16, "width": 16, "num_inference_steps": 4, "true_cfg_scale": 4.0}
+_EXACT_SIZE = {"use_resolution_binning": False}
+
+# family name in FAMILIES -> (builder, keywords of a guided call at 16 px, where latents are 8 x 8)
+TINY: dict[str, tuple[Callable[..., DiffusionPipeline], dict[str, Any]]] = {
+    "SD 1/2": (tiny_sd, _GUIDED),
+    "LCM": (tiny_lcm, _GUIDED),
+    "SDXL": (tiny_sdxl, _GUIDED),
+    "SD3": (tiny_sd3, {**_GUIDED, "max_sequence_length": 16}),
+    "FLUX.1": (tiny_flux, {**_TRUE_GUIDED, "max_sequence_length": 16}),
+    "FLUX.2": (tiny_flux2, {**_GUIDED, "max_sequence_length": 20, "text_encoder_out_layers": (0, 1, 2)}),
+    "Chroma": (tiny_chroma, {**_GUIDED, "max_sequence_length": 20}),
+    "Qwen-Image": (tiny_qwen_image, _TRUE_GUIDED),
+    "Z-Image": (tiny_z_image, {**_GUIDED, "max_sequence_length": 20}),
+    "Lumina 2": (tiny_lumina2, {**_GUIDED, "height": 64, "width": 64}),
+    "PixArt": (tiny_pixart, {**_GUIDED, **_EXACT_SIZE, "clean_caption": False}),
+    "Sana": (tiny_sana, {**_GUIDED, **_EXACT_SIZE, "height": 32, "width": 32, "complex_human_instruction": None}),
+    "HunyuanDiT": (tiny_hunyuan_dit, {**_GUIDED, **_EXACT_SIZE}),
+    "AuraFlow": (tiny_aura_flow, {**_GUIDED, "max_sequence_length": 20}),
+    "CogView4": (tiny_cogview4, _GUIDED),
+    "Kandinsky 2.2": (tiny_kandinsky22, {**_GUIDED, "prior_num_inference_steps": 2}),
+    "Kandinsky 3": (tiny_kandinsky3, {**_GUIDED, "height": 64, "width": 64}),
+}

@@ -290,7 +290,7 @@ def refusal(name: str, weights: str | Path | None) -> str:
 
 
 def test_names() -> None:
-    with pytest.raises(UsageError, match="^unknown evaluator 'clip'; ") as caught:
+    with pytest.raises(UsageError, match=r"^unknown evaluator 'clip'; ") as caught:
         load_evaluator("clip")
     for name in ("clip-b16", "clip-b32", "pickscore", "blip-itc", "blip-itm", "scene-clip", "scene-itm"):
         assert name in str(caught.value)

@@ -1,1 +1,1 @@
-"""Frozen diffusers pipelines: what is known of each family, how activations are read, how models are loaded."""
+"""Frozen diffusers pipelines: what is known of each family, how taps are read, how models are loaded."""

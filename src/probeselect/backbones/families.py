@@ -30,9 +30,9 @@ class Family:
     """One row.
 
     pipelines: class names without their variant words and "Pipeline" (see `family_of`).
-    guidance: "batched" = one denoiser call on g equal parts of rows, of which part `conditional` is conditional
-    (g = 1 while guidance is off); "calls" = one call per branch, of which call `conditional` of a step is
-    conditional; "none" = one call on one part, guidance is embedded.
+    guidance: "batched" = one denoiser call on two equal parts of rows, of which part `conditional` is
+    conditional (one part while guidance is off); "calls" = one call per branch, of which call `conditional` of a
+    step is conditional; "none" = one call on one part, guidance is embedded.
     tap: path of the default tap, or the rule that finds it in the denoiser; None = no default.
     layouts: name of a list of blocks -> layout of the output of each of its blocks.
     denoiser: attribute of the pipeline.
@@ -80,11 +80,11 @@ _UP_3 = "up_blocks.2.resnets.1"  # the paper's tap
 _BLOCK_20 = _block("transformer_blocks", 20 / 24, at_most=20)  # the reference's, for 24 blocks and for 38
 _MIDDLE = _block("transformer_blocks", 0.5)
 _LATE = _block("transformer_blocks", 0.55)
+_LATE_LAYER = _block("layers", 0.55)
 _LAST = _block("transformer_blocks", 1)
 
 _TEXT_IMAGE = Layout(stream=1)
 _TEXT_THEN_IMAGE = Layout(image="last")
-_IMAGE_THEN_TEXT = Layout(image="first")
 _JOINT = {"transformer_blocks": _TEXT_IMAGE}
 _JOINT_JOINT = {"transformer_blocks": _TEXT_IMAGE, "single_transformer_blocks": _TEXT_IMAGE}
 _JOINT_SEQUENCE = {"transformer_blocks": _TEXT_IMAGE, "single_transformer_blocks": _TEXT_THEN_IMAGE}
@@ -99,8 +99,8 @@ FAMILIES: tuple[Family, ...] = (
     Family("FLUX.2", ("Flux2", "Flux2Klein"), "calls", 0, _LAST, _JOINT_SEQUENCE),
     Family("Chroma", ("Chroma",), "calls", 0, _LAST, _JOINT_SEQUENCE),
     Family("Qwen-Image", ("QwenImage",), "calls", 0, _LATE, _JOINT),
-    Family("Z-Image", ("ZImage",), "batched", 0, _block("layers", 0.55), {"layers": _IMAGE_THEN_TEXT}),
-    Family("Lumina 2", ("Lumina2",), "calls", 0, _block("layers", 0.55), {"layers": Layout(image="after text")}),
+    Family("Z-Image", ("ZImage",), "batched", 0, _LATE_LAYER, {"layers": Layout(image="first")}),
+    Family("Lumina 2", ("Lumina2",), "calls", 0, _LATE_LAYER, {"layers": Layout(image="after text")}),
     Family("PixArt", ("PixArtSigma", "PixArtAlpha"), "batched", 1, _LATE),
     Family("Sana", ("Sana",), "batched", 1, _LATE),
     Family("HunyuanDiT", ("HunyuanDiT",), "batched", 1, _block("blocks", 0.55)),
@@ -110,20 +110,20 @@ FAMILIES: tuple[Family, ...] = (
     Family("Kandinsky 3", ("Kandinsky3",), "batched", 1, _second_last("up_blocks"), denoiser="unet"),
 )
 
-# Words that leave the order of rows and calls as it is. Others change it (PAG adds perturbed rows, InstructPix2Pix
-# puts the conditional part first), so a class name must consist of these words to belong to a family.
-_WORDS = r"(Img2Img|Inpaint(ing)?|ControlNet|Union|Control|Adapter|Upscale|Depth2Img|Fill|Kontext|Edit|Plus|Combined)"
+# Words that leave the order of rows and calls as it is. Others change it (PAG adds perturbed rows,
+# InstructPix2Pix puts the conditional part first), so only class names made of these words belong to a family.
+_WORDS = "(Img2Img|Inpaint(ing)?|ControlNet|Union|Control|Adapter|Upscale|Depth2Img|Fill|Kontext|Edit|Plus|Combined)*"
 
 
 def family_of(pipe: Any) -> Family:
     """The row of a pipeline object, found by the name of its class or of one of its base classes.
 
-    A pipeline of no known family gets a row without default tap that assumes what most pipelines do: one call per
-    step, conditional rows last. UsageError if the pipeline has neither a `transformer` nor a `unet`.
+    A pipeline of no known family gets a row without default tap that assumes what most pipelines do: one call
+    per step, conditional rows last. UsageError if the pipeline has neither a `transformer` nor a `unet`.
     """
     for cls in type(pipe).__mro__:
         for family in FAMILIES:
-            if re.fullmatch(f"({'|'.join(family.pipelines)}){_WORDS}*Pipeline", cls.__name__):
+            if re.fullmatch(f"({'|'.join(family.pipelines)}){_WORDS}Pipeline", cls.__name__):
                 return family
     name = type(pipe).__name__
     for denoiser in ("transformer", "unet"):
@@ -133,6 +133,6 @@ def family_of(pipe: Any) -> Family:
 
 
 def prompt_keywords(pipe: Any) -> tuple[str, ...]:
-    """Keywords of the pipeline's call that hold one text per candidate: prompt, negative_prompt, prompt_2 ..."""
+    """Keywords of the pipeline's call that hold a text per candidate: prompt, negative_prompt, prompt_2 ..."""
     parameters = inspect.signature(type(pipe).__call__).parameters
     return tuple(name for name in parameters if re.fullmatch(r"(negative_)?prompt(_\d)?", name))

@@ -63,7 +63,7 @@ def load_backbone(
     dtype: "fp32", "bf16", "fp16" or a torch dtype. Default: bf16 for hub and folder models on an accelerator,
     else fp32; an object keeps its own.
     device: default cuda, else mps, else cpu; an object stays where it is.
-    tap: module path(s) of the denoiser, see `Tap.parse`. Default: the family's; no tap if the family is unknown.
+    tap: module path(s) of the denoiser, see `Tap.parse`. Default: the family's, none if the family is unknown.
 
     Raises UsageError for an argument that cannot be right, ProbeSelectError for a model that does not load.
     """
@@ -112,7 +112,7 @@ def _from_pretrained(name: str, dtype: torch.dtype) -> Any:
     folder = EMBEDDED if name == "embedded" else Path(name).expanduser()
     local = name == "embedded" or os.path.exists(folder)
     if local and not (folder / "model_index.json").is_file():
-        raise UsageError(f"model: {name!r} is not a diffusers folder: there is no {folder / 'model_index.json'}")
+        raise UsageError(f"model: {name!r} is no diffusers folder: there is no {folder / 'model_index.json'}")
     if not local and not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", name):
         raise UsageError(f"model: {name!r} is neither a folder that exists nor a hub id such as 'owner/name'")
     source = str(folder) if local else name

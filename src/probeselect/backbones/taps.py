@@ -3,8 +3,8 @@
 Knows how a module's output becomes a map and which rows and calls are conditional. Does not know steps, rungs
 or seeds: the caller says when a step begins (`clear`) and how many candidates there are (`read`).
 
-Shapes: rows = g * n rows of a denoiser call for n candidates; C channels; H, W the height and width of the module's
-own map, or of the latent over the patch size for token streams.
+Shapes: rows = g * n rows of a denoiser call for n candidates; C channels; H, W the height and width of the
+module's own map, or of the latent over the patch size for token streams.
 """
 
 import difflib
@@ -77,12 +77,12 @@ class Tap:
     def parse(cls, text: str, family: Family) -> Self:
         """Read "up_blocks.2.resnets.1" or "up_blocks[2].resnets[1]"; UsageError for anything else.
 
-        A suffix says where the image is if neither the family nor the shapes tell: ":1" takes the second element of
-        a tuple, ":first" or ":last" the first or last tokens of a sequence that text shares.
+        A suffix says where the image is if neither the family nor the shapes tell: ":1" takes the second element
+        of a tuple, ":first" or ":last" the first or last tokens of a sequence that text shares.
         """
         match = re.fullmatch(r"([^:]+)(:\d+)?(:first|:last)?", re.sub(r"\[(\d+)\]", r".\1", text.strip()))
         if match is None:
-            raise UsageError(f"tap: {text!r} is not a module path with a suffix :0, :1, :first, :last or none")
+            raise UsageError(f"tap: {text!r} is not a module path, with or without a suffix :0, :1, :first, :last")
         path, stream, image = match.groups()
         known = family.layout(path)
         places: dict[str, Literal["first", "last"]] = {":first": "first", ":last": "last"}
@@ -94,13 +94,11 @@ class Tap:
         modules = dict(denoiser.named_modules())
         if self.path not in modules or not self.path:
             near = difflib.get_close_matches(self.path, modules, n=3, cutoff=0.5) or list(modules)[1:4]
-            raise UsageError(
-                f"tap: {type(denoiser).__name__} has no module {self.path!r}; near it: {', '.join(near)}"
-            )
+            raise UsageError(f"tap: {type(denoiser).__name__} has no module {self.path!r}; near it: {', '.join(near)}")
         return modules[self.path]
 
     def map(self, output: Any, grid: TokenGrid) -> Tensor:
-        """One output of the module as a map [rows, C, H, W]; if it cannot be, a UsageError says what to pass."""
+        """One output of the module as a map [rows, C, H, W]; else a UsageError that says what to pass."""
         stream = self._stream(output, grid)
         if stream.ndim == 4:
             return stream
@@ -130,9 +128,9 @@ class Tap:
         streams = output if isinstance(output, tuple) else (output,)
         shapes = ", ".join(str(list(s.shape)) if isinstance(s, Tensor) else type(s).__name__ for s in streams)
         return UsageError(
-            f"tap: cannot find the image in the output of {self.name!r}: {shapes} for {grid.height} x {grid.width} "
-            f"image tokens; tap another module, or say where the image is with {self.path}:0 or :1 (element of a "
-            f"tuple), {self.path}:first or :last (tokens of a sequence)"
+            f"tap: cannot find the image in the output of {self.name!r}: {shapes} for {grid.height} x "
+            f"{grid.width} image tokens; tap another module, or say where the image is with {self.path}:0 or :1 "
+            f"(element of a tuple), {self.path}:first or :last (tokens of a sequence)"
         )
 
 
@@ -169,8 +167,9 @@ class TapReader(AbstractContextManager["TapReader"]):
         ...                         # the pipeline calls its denoiser, once or once per guidance branch
         maps = reader.read(n)       # {tap name: [n, C, H, W]}
 
-    Kept is the first conditional call after `clear`: of the calls of a step only the conditional one counts. While
-    `enabled` is False no output is kept. Wrappers of the denoiser's forward do not matter if the real one runs once.
+    Kept is the first conditional call after `clear`: of the calls of a step only the conditional one counts.
+    While `enabled` is False no output is kept. Wrappers of the denoiser's forward do not matter if the real one
+    runs once.
     """
 
     def __init__(self, backbone: HasTaps, taps: Sequence[Tap] | None = None) -> None:
@@ -202,20 +201,20 @@ class TapReader(AbstractContextManager["TapReader"]):
         self._outputs: dict[str, list[Any]] = {}
 
     def read(self, n: int) -> dict[str, Tensor]:
-        """Maps of the call's n candidates, {tap name: [n, C, H, W]}; ProbeSelectError if a tap has not fired."""
+        """Maps of the call's n candidates, {tap name: [n, C, H, W]}; ProbeSelectError if a tap did not fire."""
         maps = {}
         for tap in self.taps:
             outputs = self._outputs.get(tap.name, [])
             if len(outputs) != 1:
                 raise ProbeSelectError(
-                    f"tap: {tap.name!r} fired {len(outputs)} times instead of once in the denoiser's conditional "
-                    f"call ({self._calls} calls since clear, reader {'on' if self.enabled else 'off'})"
+                    f"tap: {tap.name!r} fired {len(outputs)} times instead of once in the denoiser's "
+                    f"conditional call ({self._calls} calls since clear, reader {'on' if self.enabled else 'off'})"
                 )
             maps[tap.name] = conditional_rows(tap.map(outputs[0], self._grid()), n, self._backbone.family)
         return maps
 
     def prompt_embeddings(self, n: int) -> Tensor | None:
-        """Mean over the text tokens that the denoiser was given, [n, D]; None where it takes no such sequence."""
+        """Mean over the text tokens that the denoiser was given, [n, D]; None if it takes no such sequence."""
         if self._call is None:
             return None
         args, kwargs = self._call

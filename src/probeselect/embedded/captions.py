@@ -12,7 +12,20 @@ from dataclasses import dataclass
 
 from probeselect.core.errors import UsageError
 
-NOUNS = ("panda", "dog", "frog", "penguin", "apple", "banana", "mushroom", "car", "star", "balloon", "heart", "book")
+NOUNS = (
+    "panda",
+    "dog",
+    "frog",
+    "penguin",
+    "apple",
+    "banana",
+    "mushroom",
+    "car",
+    "star",
+    "balloon",
+    "heart",
+    "book",
+)
 COLOURED_NOUNS = frozenset({"car", "star", "balloon", "heart", "book"})  # their sprites can be recoloured
 COLOURS = ("red", "yellow", "green", "blue", "purple")
 BACKGROUNDS = ("white", "gray", "black", "blue", "green", "yellow", "orange", "pink")
@@ -22,8 +35,17 @@ COUNTS = ("no", "one", "two", "three")
 MAX_OBJECTS = 3
 SPLITS = ("train", "val", "test")
 
-_PHRASE_OF_RELATION = {"left of": "to the left of", "right of": "to the right of", "above": "above", "below": "below"}
-_TEMPLATES = ("{scene} on a {background} background", "{scene} on {background}", "a {background} picture of {scene}")
+_PHRASE_OF_RELATION = {
+    "left of": "to the left of",
+    "right of": "to the right of",
+    "above": "above",
+    "below": "below",
+}
+_TEMPLATES = (
+    "{scene} on a {background} background",
+    "{scene} on {background}",
+    "a {background} picture of {scene}",
+)
 _PLAIN_TEMPLATES = ("{scene}", "a picture of {scene}")
 
 

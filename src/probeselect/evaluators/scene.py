@@ -55,8 +55,9 @@ class SceneDetector(nn.Module):
             nn.Conv2d(channels // 2, channels, 4, stride=2, padding=1),
         )
         self.blocks = nn.Sequential(*(_Residual(channels, dilation) for dilation in (1, 2, 3, 1)))
-        self.head = nn.Sequential(nn.GroupNorm(8, channels), nn.SiLU(), nn.Conv2d(channels, sum(MAP_SIZES), 1))
-        nn.init.constant_(self.head[2].bias[: len(NOUNS)], -4.0)  # centres are rare
+        to_maps = nn.Conv2d(channels, sum(MAP_SIZES), 1)
+        nn.init.constant_(to_maps.get_parameter("bias")[: len(NOUNS)], -4.0)  # centres are rare
+        self.head = nn.Sequential(nn.GroupNorm(8, channels), nn.SiLU(), to_maps)
 
     def forward(self, images: Tensor) -> Tensor:
         return self.head(self.blocks(self.stem(images)))

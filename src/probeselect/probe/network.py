@@ -63,9 +63,7 @@ class ProbeConfig:
             raise UsageError(f"unknown field {surplus[0]!r}")
         try:
             heads = tuple(Head(h["evaluator"], h["kind"], tuple(h["shape"])) for h in fields["heads"])
-            lists = {
-                name: tuple(fields[name]) for name in ("taps", "tap_channels", "projected_channels", "rungs")
-            }
+            lists = {name: tuple(fields[name]) for name in ("taps", "tap_channels", "projected_channels", "rungs")}
             config = cls(**{**fields, **lists, "heads": heads})
         except (KeyError, TypeError) as error:
             raise UsageError(f"field missing or of a wrong type: {error}") from error
@@ -177,10 +175,13 @@ class Probe(
         size = (round(height * scale), round(width * scale))
         return x if size == (height, width) else F.interpolate(x, size=size, mode="bilinear", antialias=True)
 
-    def encode(self, projected: dict[str, Tensor], rung: Tensor, prompt_embeddings: Tensor | None) -> tuple[Tensor, Tensor]:
+    def encode(
+        self, projected: dict[str, Tensor], rung: Tensor, prompt_embeddings: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
         """Projected taps, rung [N], prompt embedding [N, E] -> (feature map [N, width, g, g'], condition [N, D])."""
         parts = [
-            (projected[tap].float() - getattr(self, f"mean_{i}")[:, None, None]) / getattr(self, f"std_{i}")[:, None, None]
+            (projected[tap].float() - getattr(self, f"mean_{i}")[:, None, None])
+            / getattr(self, f"std_{i}")[:, None, None]
             for i, tap in enumerate(self.config.taps)
         ]
         size = parts[0].shape[-2:]
@@ -203,7 +204,12 @@ class Probe(
         return out[:, 0] if row.kind == "scalar" else out.unflatten(1, row.shape)
 
     def score(
-        self, maps: dict[str, Tensor], rung: float, prompts: list[str], prompt_embeddings: Tensor | None, head: str
+        self,
+        maps: dict[str, Tensor],
+        rung: float,
+        prompts: list[str],
+        prompt_embeddings: Tensor | None,
+        head: str,
     ) -> Tensor:
         """Predicted rewards [N] of candidates at `rung` from their taps as they come."""
         rungs = torch.full((len(prompts),), float(rung), device=next(self.parameters()).device)

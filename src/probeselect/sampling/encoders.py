@@ -56,4 +56,8 @@ class EncoderMemo:
 
 def _bytes(row: Tensor) -> tuple[Any, ...]:
     plain = row.detach().cpu().contiguous()
-    return (plain.dtype, tuple(plain.shape), plain.flatten().view(torch.uint8).numpy().tobytes() if plain.numel() else b"")
+    return (
+        plain.dtype,
+        tuple(plain.shape),
+        plain.flatten().view(torch.uint8).numpy().tobytes() if plain.numel() else b"",
+    )

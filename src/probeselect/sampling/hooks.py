@@ -23,7 +23,7 @@ def around_forward(module: nn.Module, wrap: Callable[[Forward, Forward], Forward
     """
     slot = "_compiled_call_impl" if getattr(module, "_compiled_call_impl", None) is not None else "forward"
     found = module.__dict__.get(slot)
-    usual: Forward = found if slot == "_compiled_call_impl" else module.forward
+    usual: Forward = getattr(module, slot)
     eager: Forward = module._orig_mod if hasattr(module, "_orig_mod") else module._call_impl  # type: ignore[assignment]
     if slot == "forward" and not hasattr(module, "_orig_mod"):
         eager = usual

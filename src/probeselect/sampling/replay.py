@@ -31,7 +31,15 @@ from probeselect.sampling.rows import Rows, join, split
 from probeselect.sampling.x0 import x0_prediction
 
 # Candidates bring their own seeds and prompts, and each is one picture.
-RESERVED = ("prompt", "generator", "latents", "num_images_per_prompt", "num_images", "return_dict", "prompt_embeds")
+RESERVED = (
+    "prompt",
+    "generator",
+    "latents",
+    "num_images_per_prompt",
+    "num_images",
+    "return_dict",
+    "prompt_embeds",
+)
 # These draw noise in a step and take no generator: a candidate's noise could not be its own.
 OWNERLESS_NOISE = ("DPMSolverSDEScheduler", "CosineDPMSolverMultistepScheduler")
 

@@ -4,6 +4,7 @@ Knows waves, memory and the order of candidates; does not know why a candidate i
 `Stage` at every rung, whose `keep` says who goes on, and a last one with the finished pictures.
 """
 
+import functools
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -70,7 +71,8 @@ def rollout(
         taps: activations to read at every rung; `X0` is the latent x0-prediction.
         previews: decode the x0-prediction at every rung, with the pipeline's own decoder.
         batch_size: most candidates in one call of the pipeline; None means all, halved when memory runs out.
-        progress: called with (denoiser rows done, rows planned as far as is known) after every step.
+        progress: called with (denoiser rows done, rows planned as far as is known) after every step;
+            planned takes it that all who run finish, so it falls at every cut.
         arguments: handed to every call of the pipeline.
 
     Raises:
@@ -81,14 +83,15 @@ def rollout(
     waves = _Waves(backbone, arguments, batch_size, tally or Tally(), progress)
     running = list(candidates)
     for rung in rungs:
-        stage = _stage(rung, running, waves.run(running, lambda run, r=rung: run.to_rung(r, taps, previews, arguments)))
+        to_rung = functools.partial(WaveRun.to_rung, rung=rung, taps=taps, preview=previews, arguments=arguments)
+        stage = _stage(rung, running, waves.run(running, to_rung))
         yield stage
         running = [running[i] for i in stage.kept]
         waves.forget_all_but(running)
         if not running:
             return
     if finish:
-        yield _stage(1.0, running, waves.run(running, lambda run: run.to_end(arguments)))
+        yield _stage(1.0, running, waves.run(running, functools.partial(WaveRun.to_end, arguments=arguments)))
 
 
 def _stage(rung: float, candidates: Sequence[Candidate], results: Sequence[WaveResult]) -> Stage:
@@ -121,11 +124,11 @@ class _Waves:
         self.batch_size = batch_size
         self.memo = EncoderMemo()
         self.prefixes: dict[Candidate, Prefix] = {}
-        self.waiting = 0
+        self.running = self.rows_at_start = 0  # of the stretch from one rung to the next
 
     def run(self, candidates: Sequence[Candidate], one: Callable[[WaveRun], WaveResult]) -> list[WaveResult]:
         """Run all candidates in waves of near-equal size, in order; halve the waves when memory runs out."""
-        self.waiting = len(candidates)
+        self.running, self.rows_at_start = len(candidates), self.tally.denoiser_rows
         results: list[WaveResult] = []
         start = 0
         while start < len(candidates):
@@ -146,7 +149,14 @@ class _Waves:
 
     def _run_wave(self, wave: Sequence[Candidate], one: Callable[[WaveRun], WaveResult]) -> WaveResult:
         prefixes = [self.prefixes.setdefault(candidate, Prefix()) for candidate in wave]
-        run = WaveRun(self.backbone, wave, prefixes, memo=self.memo, on_step=lambda n: self._count(n, run))
+        done = prefixes[0].completed_steps
+        run = WaveRun(
+            self.backbone,
+            wave,
+            prefixes,
+            memo=self.memo,
+            on_step=lambda n: self._count(n, run.total_steps - done),
+        )
         result = one(run)
         self.tally.total_steps = result.total_steps
         self.tally.encoder_rows = self.memo.computed_rows
@@ -155,9 +165,9 @@ class _Waves:
         self.tally.prefix_bytes = max(self.tally.prefix_bytes, held)
         return result
 
-    def _count(self, rows: int, run: WaveRun) -> None:
+    def _count(self, rows: int, steps_left_at_start: int) -> None:
         self.tally.denoiser_rows += rows
-        self.progress(self.tally.denoiser_rows, run.total_steps)
+        self.progress(self.tally.denoiser_rows, self.rows_at_start + self.running * steps_left_at_start)
 
     def _halve(self, size: int, error: Exception) -> None:
         if torch.cuda.is_available():

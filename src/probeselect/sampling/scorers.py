@@ -36,7 +36,9 @@ class Scorer(Protocol):
 class RandomScorer:
     """A fair draw that is the same for the same prompt, seed and rung."""
 
-    name, taps, previews = "random", (), False
+    name = "random"
+    taps: tuple[Tap, ...] = ()
+    previews = False
 
     def __call__(self, stage: Stage) -> Tensor:
         return torch.tensor([random.Random(f"{c.prompt}\0{c.seed}\0{stage.rung}").random() for c in stage.candidates])
@@ -45,7 +47,8 @@ class RandomScorer:
 class PreviewScorer:
     """The evaluator's reward of the decoded x0-prediction."""
 
-    taps, previews = (), True
+    taps: tuple[Tap, ...] = ()
+    previews = True
 
     def __init__(self, evaluator: Evaluator) -> None:
         self.evaluator = evaluator

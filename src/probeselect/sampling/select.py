@@ -165,13 +165,27 @@ class SelectiveSampler:
             order = _decide(stage, scores, decide, index)
         seconds = time.perf_counter() - began
         results = [
-            self._result(group, [c for c in candidates if c.group == group], order, records, tally, seconds, seconds_scoring)
+            self._result(
+                group,
+                [c for c in candidates if c.group == group],
+                order,
+                records,
+                tally,
+                seconds,
+                seconds_scoring,
+            )
             for group in range(candidates[-1].group + 1)
         ]
         return results[0] if isinstance(prompt, str) else results
 
     def features(
-        self, prompt: str, seeds: Sequence[int], rung: float = 0.2, *, tap: str | None = None, **arguments: Any
+        self,
+        prompt: str,
+        seeds: Sequence[int],
+        rung: float = 0.2,
+        *,
+        tap: str | None = None,
+        **arguments: Any,
     ) -> Tensor:
         """The tapped conditional activations [N, C, H, W] at a rung, in the order of `seeds`."""
         taps = self.backbone.taps if tap is None else (Tap.parse(tap, self.backbone.family) if tap != X0.name else X0,)
@@ -200,7 +214,9 @@ class SelectiveSampler:
     ) -> Result:
         mine = [records[c] for c in candidates]
         kept = [records[c] for c in order if c.group == group]
-        share = sum(record.completed_steps for record in mine) / max(sum(r.completed_steps for r in records.values()), 1)
+        share = sum(record.completed_steps for record in mine) / max(
+            sum(r.completed_steps for r in records.values()), 1
+        )
         cost = Cost(
             denoiser_rows=sum(record.completed_steps for record in mine),
             denoiser_rows_all=len(mine) * tally.total_steps,
@@ -212,9 +228,7 @@ class SelectiveSampler:
         return Result(mine[0].prompt, mine, kept, cost)
 
 
-def check_schedule(
-    n: int, k: int, rungs: Sequence[float], policy: str | Policy
-) -> tuple[tuple[float, ...], Policy]:
+def check_schedule(n: int, k: int, rungs: Sequence[float], policy: str | Policy) -> tuple[tuple[float, ...], Policy]:
     """Rungs and policy of a call, checked against n and k. Raises UsageError; needs no model."""
     if not 1 <= k <= n:
         raise UsageError(f"k = {k}: must be from 1 to n = {n}")

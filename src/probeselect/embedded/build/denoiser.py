@@ -94,7 +94,12 @@ def another_caption(text: str, rng: random.Random) -> str:
 
 
 def train(
-    work: Path, autoencoder: AutoencoderTiny, text_encoder: CLIPTextModel, steps: int, images: int, batch: int = 64
+    work: Path,
+    autoencoder: AutoencoderTiny,
+    text_encoder: CLIPTextModel,
+    steps: int,
+    images: int,
+    batch: int = 64,
 ) -> Generator:
     latents, masks, captions = make_latents(work, autoencoder, images)
     tokenizer, scheduler = new_tokenizer(), new_scheduler()
@@ -117,14 +122,15 @@ def train(
         loss = (weight * (predicted - target) ** 2).mean()
         state.update(loss, rate_at(step, steps, peak=2e-3))
         log.add(state.step, batch, loss=loss.item())
-    return state.use_ema()  # type: ignore[return-value]
+    state.use_ema()
+    return module
 
 
 def assemble(autoencoder: AutoencoderTiny, generator: Generator) -> StableDiffusionPipeline:
     """The stock pipeline made of the trained parts."""
     generator.unet.set_default_attn_processor()
     return StableDiffusionPipeline(
-        vae=autoencoder,  # type: ignore[arg-type]
+        vae=autoencoder,
         text_encoder=generator.text_encoder,
         tokenizer=new_tokenizer(),
         unet=generator.unet,

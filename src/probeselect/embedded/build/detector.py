@@ -80,7 +80,8 @@ def train(work: Path, steps: int, batch: int = 48) -> SceneDetector:
         loss = detector_loss(maps, targets_of(samples))
         state.update(loss, rate_at(step, steps, peak=2e-3), max_norm=5.0)
         log.add(state.step, batch, loss=loss.item())
-    return state.use_ema()  # type: ignore[return-value]
+    state.use_ema()
+    return module
 
 
 def save(module: SceneDetector, folder: Path) -> None:

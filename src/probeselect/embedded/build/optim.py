@@ -44,7 +44,7 @@ class MuonAdamW(torch.optim.Optimizer):
         super().__init__(groups, {"lr": 0.0, "weight_decay": weight_decay})
 
     @torch.no_grad()
-    def step(self, closure: Any = None) -> None:
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]
         for group in self.param_groups:
             for weight in group["params"]:
                 if weight.grad is not None:
@@ -62,7 +62,11 @@ class MuonAdamW(torch.optim.Optimizer):
     def _adam(self, weight: Tensor, grad: Tensor) -> Tensor:
         slots = self.state[weight]
         if not slots:
-            slots |= {"step": torch.zeros(()), "mean": torch.zeros_like(weight), "square": torch.zeros_like(weight)}
+            slots |= {
+                "step": torch.zeros(()),
+                "mean": torch.zeros_like(weight),
+                "square": torch.zeros_like(weight),
+            }
         slots["step"] += 1
         slots["mean"].lerp_(grad, 0.1)
         slots["square"].lerp_(grad**2, 0.01)
@@ -73,7 +77,8 @@ class MuonAdamW(torch.optim.Optimizer):
 
 def split_parameters(module: nn.Module, outside: tuple[str, ...]) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
     """(matrices for Muon, others): a parameter whose name starts with one of `outside` is never a matrix."""
-    matrices, others = [], []
+    matrices: list[nn.Parameter] = []
+    others: list[nn.Parameter] = []
     for name, parameter in module.named_parameters():
         (matrices if parameter.ndim >= 2 and not name.startswith(outside) else others).append(parameter)
     return matrices, others

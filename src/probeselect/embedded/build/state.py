@@ -72,7 +72,7 @@ class TrainingState:
         for group in self.optimizer.param_groups:
             group["lr"] = rate * group.get("rate_scale", 1.0)
         self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         nn.utils.clip_grad_norm_(self.module.parameters(), max_norm)
         self.optimizer.step()
         self.step += 1
@@ -111,10 +111,10 @@ class TrainingState:
         self.module.load_state_dict(module)
         self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": slots})
 
-    def use_ema(self) -> nn.Module:
-        """The module with its averaged weights, in eval mode."""
+    def use_ema(self) -> None:
+        """Give the module its averaged weights, in eval mode: training is over."""
         self.module.load_state_dict(self.ema)
-        return self.module.eval()
+        self.module.eval()
 
 
 @dataclass
@@ -135,7 +135,11 @@ class Log:
         if step % self.every and step != self.steps:
             return
         seconds = time.monotonic() - self._since
-        line = {"step": step, "of": self.steps, **{k: round(v / self._count, 5) for k, v in self._sums.items()}}
+        line = {
+            "step": step,
+            "of": self.steps,
+            **{k: round(v / self._count, 5) for k, v in self._sums.items()},
+        }
         line |= {"samples_per_second": round(samples * self._count / seconds, 1)}
         line |= {"minutes_left": round((self.steps - step) * seconds / self._count / 60, 1)}
         self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -145,7 +149,9 @@ class Log:
         self._sums, self._count, self._since = {}, 0, time.monotonic()
 
 
-def steps_of(state: TrainingState, steps: int, stage: str, save_every: int = 500) -> Iterator[tuple[int, random.Random]]:
+def steps_of(
+    state: TrainingState, steps: int, stage: str, save_every: int = 500
+) -> Iterator[tuple[int, random.Random]]:
     """Yield (step, its own random generator) from where `state` stands; saves as it goes."""
     while state.step < steps:
         before = state.step

@@ -35,7 +35,9 @@ def new_tokenizer() -> PreTrainedTokenizerFast:
     vocabulary = {token: i for i, token in enumerate((*_SPECIAL, *VOCABULARY))}
     backend = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
     backend.normalizer = normalizers.Lowercase()
-    backend.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.Punctuation("removed"), pre_tokenizers.Whitespace()])
+    backend.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.Punctuation("removed"), pre_tokenizers.Whitespace()]
+    )
     backend.post_processor = processors.TemplateProcessing(
         single="<start> $A <end>", special_tokens=[(t, vocabulary[t]) for t in ("<start>", "<end>")]
     )
@@ -73,7 +75,11 @@ def facts_of(spec: Spec) -> list[int]:
     return [*facts, SIZES.index(size) + 1 if size else 0]
 
 
-FACT_SIZES = [3, 4, len(COLOURS) + 1] * len(NOUNS) + [len(RELATIONS) + 1, len(BACKGROUNDS) + 1, len(SIZES) + 1]
+FACT_SIZES = [3, 4, len(COLOURS) + 1] * len(NOUNS) + [
+    len(RELATIONS) + 1,
+    len(BACKGROUNDS) + 1,
+    len(SIZES) + 1,
+]
 
 
 def facts_loss(logits: Tensor, facts: Tensor) -> tuple[Tensor, Tensor]:
@@ -112,7 +118,8 @@ def train(work: Path, steps: int, batch: int = 128) -> CLIPTextModel:
     state = TrainingState(work / "text.safetensors", module, optimizer)
     log = Log(work / "text.jsonl", steps)
     for step, rng in steps_of(state, steps, "text"):
-        specs, texts = [], []
+        specs: list[Spec] = []
+        texts: list[str] = []
         while len(specs) < batch:
             spec = draw_spec(rng)
             text = caption(spec, rng)
@@ -123,4 +130,5 @@ def train(work: Path, steps: int, batch: int = 128) -> CLIPTextModel:
         loss, right = facts_loss(logits, torch.tensor([facts_of(spec) for spec in specs]))
         state.update(loss, rate_at(step, steps, peak=1e-3))
         log.add(state.step, batch, loss=loss.item(), all_right=right.item())
-    return state.use_ema().text_encoder  # type: ignore[return-value]
+    state.use_ema()
+    return module.text_encoder

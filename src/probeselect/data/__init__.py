@@ -1,0 +1,1 @@
+"""Collected data: shards of whole groups."""

@@ -1,0 +1,90 @@
+"""Builds everything under `embedded/weights`: python -m probeselect.embedded.build STAGE... --work FOLDER
+
+Stages, in order: autoencoder, text, denoiser, detector, collect, probe. Each resumes where it was stopped, is seeded
+and logs JSON lines to the work folder. Times and figures are in `weights/README.md`.
+"""
+
+import argparse
+import json
+from pathlib import Path
+
+import torch
+
+from probeselect.embedded import WEIGHTS
+
+STAGES = ("autoencoder", "text", "denoiser", "detector", "collect", "probe")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("stages", nargs="*", default=STAGES, help="default: all")
+    parser.add_argument("--work", type=Path, required=True, help="folder for states, logs and collected groups")
+    parser.add_argument("--out", type=Path, default=WEIGHTS, help="folder of the weights that ship")
+    parser.add_argument("--autoencoder-steps", type=int, default=1500)
+    parser.add_argument("--text-steps", type=int, default=400)
+    parser.add_argument("--denoiser-steps", type=int, default=1350)
+    parser.add_argument("--detector-steps", type=int, default=900)
+    parser.add_argument("--images", type=int, default=30000, help="renders that the denoiser sees")
+    parser.add_argument("--train-prompts", type=int, default=800)
+    parser.add_argument("--val-prompts", type=int, default=64)
+    parser.add_argument("--test-prompts", type=int, default=208)
+    options = parser.parse_args()
+    if unknown := sorted(set(options.stages) - set(STAGES)):
+        parser.error(f"unknown stage {unknown[0]!r}; stages are {', '.join(STAGES)}")
+    torch.set_num_threads(max(1, torch.get_num_threads()))
+    for stage in STAGES:
+        if stage in options.stages:
+            globals()[f"build_{stage}"](options)
+
+
+def build_autoencoder(options: argparse.Namespace) -> None:
+    from probeselect.embedded.build import autoencoder
+
+    module = autoencoder.train(options.work, options.autoencoder_steps)
+    print(json.dumps({"psnr": round(autoencoder.psnr(module), 2)}), flush=True)
+
+
+def build_text(options: argparse.Namespace) -> None:
+    from probeselect.embedded.build import text
+
+    text.train(options.work, options.text_steps)
+
+
+def build_denoiser(options: argparse.Namespace) -> None:
+    from probeselect.embedded.build import autoencoder, denoiser, text
+
+    vae = autoencoder.train(options.work, options.autoencoder_steps).requires_grad_(False)
+    encoder = text.train(options.work, options.text_steps)
+    generator = denoiser.train(options.work, vae, encoder, options.denoiser_steps, options.images)
+    pipe = denoiser.assemble(vae, generator)
+    pipe.to(dtype=torch.float16).save_pretrained(options.out / "backbone")
+
+
+def build_detector(options: argparse.Namespace) -> None:
+    from probeselect.embedded.build import detector
+    from probeselect.embedded.build.judge import pair_accuracy
+    from probeselect.evaluators.scene import SceneCheck
+
+    detector.save(detector.train(options.work, options.detector_steps), options.out / "scene-check")
+    print(json.dumps(pair_accuracy(SceneCheck(options.out / "scene-check"))), flush=True)
+
+
+def build_collect(options: argparse.Namespace) -> None:
+    from probeselect.embedded.build.probe import collect_split
+
+    for split, count in (
+        ("val", options.val_prompts),
+        ("train", options.train_prompts),
+        ("test", options.test_prompts),
+    ):
+        collect_split(options.work, options.out / "backbone", options.out / "scene-check", split, count)
+
+
+def build_probe(options: argparse.Namespace) -> None:
+    from probeselect.embedded.build.study import choose_and_ship
+
+    choose_and_ship(options.work, options.out)
+
+
+if __name__ == "__main__":
+    main()

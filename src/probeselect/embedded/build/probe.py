@@ -1,0 +1,158 @@
+"""Stage 7 and 8: collect groups from the finished backbone, train the shipped probe, measure it on test prompts.
+
+Test prompts are used once, after everything is chosen on val prompts.
+"""
+
+import itertools
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from probeselect.backbones.loading import Backbone, load_backbone
+from probeselect.backbones.taps import X0, Tap
+from probeselect.core.metrics import (
+    bootstrap_interval,
+    expected_best_of,
+    gain_share,
+    pooled_spearman,
+    within_prompt_spearman,
+)
+from probeselect.data.shards import Shard
+from probeselect.embedded.captions import draw_prompts
+from probeselect.evaluators.scene import SceneCheck
+from probeselect.jobs.collect import Plan, collect
+from probeselect.probe.network import Head, Probe
+from probeselect.probe.training import TrainingSettings, new_probe, predict_table, train
+
+GUIDANCE, STEPS, RUNGS = 3.0, 20, (0.1, 0.2, 0.4)
+EVALUATOR = "scene-check"
+TAPS = ("up_blocks.1.resnets.1", "up_blocks.2.resnets.1", "x0")
+SEEDS_OF_SPLIT = {"train": 1_000_000, "val": 2_000_000, "test": 3_000_000}
+
+
+def taps_of(backbone: Backbone, names: tuple[str, ...] = TAPS) -> tuple[Tap, ...]:
+    return tuple(X0 if name == X0.name else Tap.parse(name, backbone.family) for name in names)
+
+
+def collect_split(work: Path, folder: Path, evaluator_folder: Path, split: str, count: int) -> None:
+    """Groups of `count` prompts of a split, with judged previews except for train."""
+    backbone = load_backbone(str(folder), dtype="fp32", device="cpu")
+    plan = Plan(taps_of(backbone), RUNGS, previews=split != "train", seed=SEEDS_OF_SPLIT[split])
+    prompts = list(draw_prompts(count, seed=7, split=split))
+    evaluators = [SceneCheck(evaluator_folder)]
+    arguments = {"num_inference_steps": STEPS, "guidance_scale": GUIDANCE}
+    for done in collect(backbone, prompts, evaluators, plan, work / f"groups-{split}", **arguments):
+        print(json.dumps({"split": split, "groups": done, "of": count}), flush=True)
+
+
+def text_only(table: Shard) -> Shard:
+    """The same groups with every activation replaced by its prompt's mean: only the prompt is left to read."""
+    tensors = dict(table.tensors)
+    for name, value in table.tensors.items():
+        if name.startswith("map/"):
+            tensors[name] = value.float().mean(1, keepdim=True).expand_as(value).half()
+    return Shard(table.prompts, tensors)
+
+
+def train_probe(
+    table: Shard,
+    val: Shard,
+    backbone: Backbone,
+    evaluator: SceneCheck,
+    kind: str,
+    taps: tuple[str, ...] = TAPS,
+    settings: TrainingSettings | None = None,
+    rungs: tuple[float, ...] = RUNGS,
+) -> tuple[Probe, list[dict[str, Any]]]:
+    """A probe of one kind ("features" or "scalar"), and what it reached on val after every epoch."""
+    settings = settings or TrainingSettings()
+    features = table.tensors[f"features/{EVALUATOR}"]
+    head = Head(EVALUATOR, kind, tuple(features.shape[2:]) if kind == "features" else ())  # type: ignore[arg-type]
+    channels = {name: width for name, width in _tap_channels(backbone).items() if name in taps}
+    torch.manual_seed(settings.seed)
+    about = {"name": "embedded", **backbone.describe()}
+    probe = new_probe(table, head, about, rungs, [(name, channels[name]) for name in taps])
+    history = []
+    for epoch in train(probe, table, val, evaluator, settings):
+        line = {"kind": kind, "epoch": epoch.epoch, "loss": round(epoch.loss, 4)}
+        line |= {f"spearman@{rung:g}": round(value, 4) for rung, value in epoch.spearman.items()}
+        line |= {f"gain@{rung:g}": round(value, 4) for rung, value in epoch.gain.items()}
+        print(json.dumps(line), flush=True)
+        history.append(line)
+    return probe, history
+
+
+def _tap_channels(backbone: Backbone) -> dict[str, int]:
+    """Width of each tap, by one short run."""
+    from probeselect.core.candidates import candidates_of
+    from probeselect.sampling.rollout import rollout
+
+    stages = rollout(
+        backbone,
+        candidates_of("a dog", 1),
+        [0.5],
+        taps=taps_of(backbone),
+        finish=False,
+        num_inference_steps=2,
+    )
+    return {name: values.shape[1] for name, values in next(iter(stages)).maps.items()}
+
+
+def figures(scores: Tensor, rewards: Tensor) -> dict[str, Any]:
+    """Within-prompt and pooled Spearman, share of the best-of-N gain, mean reward of the chosen; 95 % intervals."""
+    s, r = scores.double().numpy(), rewards.double().numpy()
+    within = within_prompt_spearman(s, r)
+    chosen = np.take_along_axis(r, s.argmax(1)[:, None], 1)[:, 0]
+    return {
+        "spearman": within.mean,
+        "spearman_interval": bootstrap_interval(np.mean, within.per_prompt),
+        "pooled_spearman": pooled_spearman(s, r),
+        "gain_share": gain_share(s, r),
+        "gain_share_interval": bootstrap_interval(gain_share, s, r),
+        "mean_of_chosen": float(chosen.mean()),
+        "pass_rate_of_chosen": float((chosen > PASS).mean()),
+    }
+
+
+PASS = 0.8  # scene-check above this: no fact is clearly missed
+
+
+def two_random(rewards: Tensor) -> dict[str, Any]:
+    """Best of two finished pictures drawn at random of the N: exact expectation, two draws' share of the gain."""
+    r = rewards.double().numpy()
+
+    def share(table: Any) -> float:
+        mean, best = table.mean(), table.max(1).mean()
+        return float((expected_best_of(2, table) - mean) / (best - mean))
+
+    n = r.shape[1]
+    pairs = np.stack([r[:, [i, j]].max(1) for i, j in itertools.combinations(range(n), 2)], 1)
+    return {
+        "gain_share": share(r),
+        "gain_share_interval": bootstrap_interval(share, r),
+        "mean_of_chosen": expected_best_of(2, r),
+        "pass_rate_of_chosen": float((pairs > PASS).mean()),
+    }
+
+
+def compare(table: Shard, scorers: dict[str, Tensor]) -> dict[str, Any]:
+    """Figures of every scorer on one table, with the ends of the scale."""
+    rewards = table.tensors[f"reward/{EVALUATOR}"]
+    out: dict[str, Any] = {name: figures(scores, rewards) for name, scores in scorers.items()}
+    out["best of two finished"] = two_random(rewards)
+    out["all"] = {
+        "groups": len(table.prompts),
+        "mean": float(rewards.mean()),
+        "best": float(rewards.max(1).values.mean()),
+        "pass_rate": float((rewards > PASS).float().mean()),
+        "pass_rate_of_best": float((rewards.max(1).values > PASS).float().mean()),
+    }
+    return out
+
+
+def predictions(probe: Probe, table: Shard, evaluator: SceneCheck, rung: float) -> Tensor:
+    return predict_table(probe, table, rung, evaluator)

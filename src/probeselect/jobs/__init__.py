@@ -1,0 +1,1 @@
+"""Jobs: what runs for long. They use everything below and never each other."""

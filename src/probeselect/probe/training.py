@@ -1,0 +1,204 @@
+"""Trains a probe on shards: the paper's two losses, and distillation of the evaluator's features.
+
+Works on a table of groups in memory; a generator, so the caller logs, validates and stops. Imports no diffusers.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from probeselect.core.losses import feature_distillation, info_nce, listwise
+from probeselect.core.metrics import gain_share, within_prompt_spearman
+from probeselect.data.shards import Shard, read_all
+from probeselect.evaluators.base import Evaluator
+from probeselect.probe.network import Head, Probe, ProbeConfig
+
+
+@dataclass(frozen=True)
+class TrainingSettings:
+    """Weights of the losses and the schedule. The listwise temperature and margin fall over the run, coarse to fine."""
+
+    epochs: int = 30
+    groups_per_batch: int = 16
+    rate: float = 2e-3
+    weight_decay: float = 0.02
+    listwise_weight: float = 1.0
+    contrast_weight: float = 0.1
+    distillation_weight: float = 1.0
+    temperature: tuple[float, float] = (1.0, 0.25)  # in units of the spread of scores within a prompt
+    margin: tuple[float, float] = (0.4, 0.0)  # in units of the evaluator's spread within a prompt
+    ema_decay: float = 0.995
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """One epoch's mean losses and, with averaged weights, the figures on the val groups."""
+
+    epoch: int
+    loss: float
+    spearman: dict[float, float]  # rung -> within-prompt Spearman
+    gain: dict[float, float]  # rung -> share of the best-of-N gain
+
+
+def load_table(folder: Path, evaluator: str) -> Shard:
+    """All groups of a folder in memory. Groups with a reward that is not finite are left out."""
+    table = read_all(folder)
+    finite = table.tensors[f"reward/{evaluator}"].isfinite().all(1)
+    rows = finite.nonzero()[:, 0]
+    return Shard([table.prompts[i] for i in rows.tolist()], {k: v[rows] for k, v in table.tensors.items()})
+
+
+def new_probe(
+    table: Shard, head: Head, backbone: dict[str, Any], rungs: Sequence[float], taps: Sequence[tuple[str, int]]
+) -> Probe:
+    """A probe for the maps of `table`, standardised by their statistics. `taps`: (name, channels as they come)."""
+    stored = {tap: table.tensors[f"map/{tap}/{rungs[0]:g}"] for tap, _ in taps}  # [G, N, P, H, W]
+    config = ProbeConfig(
+        backbone=backbone["name"],
+        denoiser=backbone["denoiser"],
+        architecture=backbone["architecture"],
+        latent_channels=backbone["latent_channels"],
+        taps=tuple(tap for tap, _ in taps),
+        tap_channels=tuple(channels for _, channels in taps),
+        projected_channels=tuple(stored[tap].shape[2] for tap, _ in taps),
+        rungs=tuple(float(r) for r in rungs),
+        heads=(head,),
+        prompt_width=table.tensors["prompt"].shape[1],
+        grid=min(next(iter(stored.values())).shape[-2:]),
+    )
+    probe = Probe(config)
+    for i, tap in enumerate(config.taps):
+        values = torch.cat([table.tensors[f"map/{tap}/{rung:g}"].flatten(0, 1) for rung in config.rungs]).float()
+        getattr(probe, f"mean_{i}").copy_(values.mean((0, 2, 3)))
+        getattr(probe, f"std_{i}").copy_(values.std((0, 2, 3)).clamp_min(1e-4))
+    return probe
+
+
+def inputs_of(table: Shard, config: ProbeConfig, rows: Tensor, rung: float) -> tuple[dict[str, Tensor], Tensor, Tensor]:
+    """Projected maps {tap: [R * N, P, H, W]}, rung [R * N] and prompt embeddings [R * N, D] of groups `rows`."""
+    maps = {tap: table.tensors[f"map/{tap}/{rung:g}"][rows].flatten(0, 1).float() for tap in config.taps}
+    n = table.tensors["seeds"].shape[1]
+    prompts = table.tensors["prompt"][rows].float().repeat_interleave(n, 0)
+    return maps, torch.full((len(rows) * n,), rung), prompts
+
+
+def predict_table(probe: Probe, table: Shard, rung: float, evaluator: Evaluator, batch: int = 64) -> Tensor:
+    """Scores [G, N] of every group at a rung."""
+    n, parts = table.tensors["seeds"].shape[1], []
+    with torch.no_grad():
+        for rows in torch.arange(len(table.prompts)).split(batch):
+            encoded, condition = probe.encode(*inputs_of(table, probe.config, rows, rung))
+            predicted = probe.predict(encoded, condition, evaluator.name)
+            texts = [table.prompts[i] for i in rows.tolist() for _ in range(n)]
+            scalar = probe.config.heads[0].kind == "scalar"
+            parts.append((predicted if scalar else evaluator.score(predicted, texts)).view(-1, n))
+    return torch.cat(parts)
+
+
+def train(
+    probe: Probe, train_table: Shard, val_table: Shard, evaluator: Evaluator, settings: TrainingSettings
+) -> Iterator[Epoch]:
+    """Train `probe` in place; yield after every epoch. At the end it holds the averaged weights."""
+    torch.manual_seed(settings.seed)
+    head = probe.config.heads[0]
+    rewards = train_table.tensors[f"reward/{evaluator.name}"]
+    spread = float((rewards - rewards.mean(1, keepdim=True)).std())
+    text_projection = nn.Linear(probe.config.prompt_width, 2 * probe.config.width)
+    parameters = [*probe.parameters(), *text_projection.parameters()]
+    optimizer = torch.optim.AdamW(parameters, lr=settings.rate, weight_decay=settings.weight_decay)
+    batches = -(-len(train_table.prompts) // settings.groups_per_batch)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, settings.rate, total_steps=settings.epochs * batches, pct_start=0.1
+    )
+    average = torch.optim.swa_utils.AveragedModel(
+        probe, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(settings.ema_decay)
+    )
+    rungs = torch.tensor(probe.config.rungs)
+    for epoch in range(settings.epochs):
+        done = epoch / max(settings.epochs - 1, 1)
+        temperature, margin = (a + (b - a) * done for a, b in (settings.temperature, settings.margin))
+        probe.train()
+        losses = []
+        for rows in torch.randperm(len(train_table.prompts)).split(settings.groups_per_batch):
+            rung = float(rungs[torch.randint(len(rungs), ())])
+            rung = min(probe.config.rungs, key=lambda r, x=rung: abs(r - x))  # type: ignore[misc]
+            loss = _loss(
+                probe,
+                train_table,
+                rows,
+                rung,
+                head,
+                evaluator,
+                settings,
+                temperature,
+                margin,
+                spread,
+                text_projection,
+            )
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            nn.utils.clip_grad_norm_(parameters, 1.0)
+            optimizer.step()
+            schedule.step()
+            average.update_parameters(probe)
+            losses.append(loss.item())
+        current = {k: v.clone() for k, v in probe.state_dict().items()}
+        probe.load_state_dict(average.module.state_dict())
+        probe.eval()
+        yield _validate(probe, val_table, evaluator, epoch, sum(losses) / len(losses))
+        if epoch + 1 < settings.epochs:
+            probe.load_state_dict(current)
+
+
+def _loss(
+    probe: Probe,
+    table: Shard,
+    rows: Tensor,
+    rung: float,
+    head: Head,
+    evaluator: Evaluator,
+    settings: TrainingSettings,
+    temperature: float,
+    margin: float,
+    spread: float,
+    text_projection: nn.Linear,
+) -> Tensor:
+    n = table.tensors["seeds"].shape[1]
+    rewards = table.tensors[f"reward/{evaluator.name}"][rows]  # [R, N]
+    valid = torch.ones_like(rewards, dtype=torch.bool)
+    maps, rung_column, prompts = inputs_of(table, probe.config, rows, rung)
+    encoded, condition = probe.encode(maps, rung_column, prompts)
+    predicted = probe.predict(encoded, condition, evaluator.name)
+    loss = torch.zeros(())
+    if head.kind == "features":
+        target = table.tensors[f"features/{evaluator.name}"][rows].float()
+        loss = loss + settings.distillation_weight * feature_distillation(
+            predicted.unflatten(0, (-1, n)), target, valid
+        )
+        texts = [table.prompts[i] for i in rows.tolist() for _ in range(n)]
+        scores = evaluator.score(predicted, texts).view(-1, n)
+    else:
+        scores = predicted.view(-1, n)
+    if settings.listwise_weight:
+        unit = spread if head.kind == "features" else 1.0
+        loss = loss + settings.listwise_weight * listwise(scores / unit, rewards, valid, temperature, margin * spread)
+    if settings.contrast_weight:
+        pooled = torch.cat([encoded.mean((2, 3)), encoded.amax((2, 3))], 1).unflatten(0, (-1, n))  # [R, N, 2W]
+        texts_embedded = text_projection(table.tensors["prompt"][rows].float())  # [R, 2W]
+        loss = loss + settings.contrast_weight * info_nce(pooled, texts_embedded, valid, 0.1)
+    return loss
+
+
+def _validate(probe: Probe, table: Shard, evaluator: Evaluator, epoch: int, loss: float) -> Epoch:
+    rewards = table.tensors[f"reward/{evaluator.name}"].numpy()
+    spearman, gain = {}, {}
+    for rung in probe.config.rungs:
+        scores = predict_table(probe, table, rung, evaluator).numpy()
+        spearman[rung] = within_prompt_spearman(scores, rewards).mean
+        gain[rung] = gain_share(scores, rewards)
+    return Epoch(epoch, loss, spearman, gain)

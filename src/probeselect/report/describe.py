@@ -1,0 +1,43 @@
+"""What a probe, a model or a collection is, as flat fields for `probeselect info`."""
+
+from pathlib import Path
+from typing import Any
+
+import diffusers
+import torch
+import transformers
+
+import probeselect
+from probeselect.backbones.loading import load_backbone
+from probeselect.embedded import WEIGHTS
+from probeselect.probe.files import CONFIG, load_probe
+
+
+def describe(what: str) -> dict[str, Any]:
+    """Fields of the probe folder or model named; "embedded" gives the backbone and the probe that ship."""
+    versions = {
+        "probeselect": probeselect.__version__,
+        "torch": torch.__version__,
+        "diffusers": diffusers.__version__,
+        "transformers": transformers.__version__,
+        "accelerator": torch.cuda.get_device_name() if torch.cuda.is_available() else "none",
+    }
+    folder = Path(what)
+    is_probe = (folder / CONFIG).is_file() and not (folder / "model_index.json").is_file()
+    if is_probe:
+        return _probe_fields(folder) | versions
+    fields = {"model": what, **load_backbone(what, device="cpu").describe()}
+    if what == "embedded":
+        fields |= _probe_fields(WEIGHTS / "probe")
+    return fields | versions
+
+
+def _probe_fields(folder: Path) -> dict[str, Any]:
+    config = load_probe(folder).config
+    return {
+        "probe": str(folder) if folder != WEIGHTS / "probe" else "embedded",
+        "probe fits": f"{config.denoiser} {config.architecture} ({config.backbone})",
+        "probe taps": ", ".join(config.taps),
+        "probe rungs": ", ".join(f"{rung:g}" for rung in config.rungs),
+        "probe heads": ", ".join(f"{head.evaluator} ({head.kind})" for head in config.heads),
+    }

@@ -1,10 +1,11 @@
 """Tiny random pipelines of stock diffusers classes: real code, no weights, no download, well under a second a run.
 
 Every builder returns a pipeline with fixed weights, all components in eval mode, which survives `save_pretrained`.
-CALLS holds the keywords of a guided call that suit it.
+TINY holds one builder per family, with keywords for a guided call of 4 steps.
 """
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import diffusers
@@ -71,8 +72,8 @@ def tiny_sd(scheduler: Any = None) -> DiffusionPipeline:
     )  # fmt: skip
     pipe = diffusers.StableDiffusionPipeline(
         vae=_vae(4), text_encoder=_seeded(transformers.CLIPTextModel, _clip_config()), tokenizer=_clip_tokenizer(),
-        unet=unet, scheduler=scheduler or diffusers.DDIMScheduler(clip_sample=False, steps_offset=1), safety_checker=None, feature_extractor=None,
-        requires_safety_checker=False,
+        unet=unet, scheduler=scheduler or diffusers.DDIMScheduler(clip_sample=False, steps_offset=1),
+        safety_checker=None, feature_extractor=None, requires_safety_checker=False,
     )  # fmt: skip
     return _ready(pipe)
 
@@ -209,7 +210,7 @@ def tiny_qwen_image() -> DiffusionPipeline:
         latents_mean=[0.0] * 4, latents_std=[1.0] * 4,
     )  # fmt: skip
     config = transformers.Qwen2_5_VLConfig(
-        text_config={**_LLM, "rope_parameters": {"rope_type": "default", "mrope_section": [1, 1, 2], "rope_theta": 1e4}},
+        text_config={**_LLM, "rope_parameters": {"rope_type": "default", "mrope_section": [1, 1, 2]}},
         vision_config={
             "depth": 1, "hidden_size": HIDDEN, "intermediate_size": HIDDEN, "num_heads": 2, "out_hidden_size": HIDDEN,
         },
@@ -269,7 +270,7 @@ def tiny_sana() -> DiffusionPipeline:
         diffusers.AutoencoderDC,
         latent_channels=4, attention_head_dim=2, encoder_block_out_channels=(8,) * 3,
         decoder_block_out_channels=(8,) * 3, encoder_layers_per_block=(1,) * 3, decoder_layers_per_block=(1,) * 3,
-        encoder_qkv_multiscales=((),) * 3, decoder_qkv_multiscales=((),) * 3, encoder_block_types="ResBlock", decoder_block_types="ResBlock",
+        encoder_qkv_multiscales=((),) * 3, decoder_qkv_multiscales=((),) * 3,
     )  # fmt: skip
     pipe = diffusers.SanaPipeline(vae=vae, transformer=transformer, scheduler=_flow(), **_gemma())
     return _ready(pipe)
@@ -404,3 +405,18 @@ TINY: dict[str, tuple[Callable[..., DiffusionPipeline], dict[str, Any]]] = {
     "Kandinsky 2.2": (tiny_kandinsky22, {**_GUIDED, "prior_num_inference_steps": 2}),
     "Kandinsky 3": (tiny_kandinsky3, {**_GUIDED, "height": 64, "width": 64}),
 }
+
+
+def tiny_clip(folder: Path) -> Path:
+    """A random CLIPModel with tokenizer and image processor, saved in the transformers layout."""
+    vision = {"hidden_size": HIDDEN, "intermediate_size": HIDDEN, "num_hidden_layers": 1, "num_attention_heads": 2}
+    vision |= {"image_size": 16, "patch_size": 8, "projection_dim": HIDDEN}
+    config = transformers.CLIPConfig(
+        text_config=_clip_config().to_dict(), vision_config=vision, projection_dim=HIDDEN
+    )
+    _seeded(transformers.CLIPModel, config).eval().save_pretrained(folder)
+    _clip_tokenizer().save_pretrained(folder)
+    transformers.CLIPImageProcessorPil(
+        size={"shortest_edge": 16}, crop_size={"height": 16, "width": 16}
+    ).save_pretrained(folder)
+    return folder

@@ -90,6 +90,7 @@ def load_backbone(
         model.to(device=device, dtype=wanted)
     family = family_of(model)
     denoiser: nn.Module = getattr(model, family.denoiser)
+    denoiser = getattr(denoiser, "_orig_mod", denoiser)  # torch.compile(denoiser) wraps it
     if tap is None:
         names = [] if family.tap is None else [family.default_tap(denoiser)]
     else:

@@ -30,7 +30,7 @@ MAP_SIZES = (len(NOUNS), len(COLOURS), len(BACKGROUNDS), 1)
 SIDE_UNIT = 32.0
 MAX_PEAKS = 5  # objects of one noun that are told apart
 LEAST_CREDIT = 0.02  # of a fact that fails outright: keeps the geometric mean graded
-NEARLY_RIGHT_COUNT = 0.35  # credit of being one off, if any is there
+NEARLY_RIGHT_COUNT = 0.15  # credit of being one off, if any is there
 
 
 class _Residual(nn.Module):
@@ -224,7 +224,7 @@ class SceneCheck:
         rewards = []
         for i, prompt in enumerate(prompts):
             credits = torch.stack([fact.credit for fact in facts(parse(prompt), evidence, i)])
-            rewards.append(credits.clamp(LEAST_CREDIT, 1).log().mean().exp())
+            rewards.append((LEAST_CREDIT + (1 - LEAST_CREDIT) * credits).log().mean().exp())
         return torch.stack(rewards)
 
     def reasons(self, features: Tensor, prompts: Sequence[str]) -> list[list[str]]:

@@ -43,13 +43,14 @@ def load_probe(path: str | os.PathLike[str]) -> Probe:
     return probe.eval()
 
 
-def save_probe(probe: Probe, folder: Path, card: str) -> None:
-    """Write weights (fp16), configuration and model card."""
+def save_probe(probe: Probe, folder: Path, card: str = "") -> None:
+    """Write weights (fp16), configuration and, if given, the model card."""
     folder.mkdir(parents=True, exist_ok=True)
     tensors = {name: value.detach().cpu().half().contiguous() for name, value in probe.state_dict().items()}
     save_file(tensors, folder / WEIGHTS)
     (folder / CONFIG).write_text(json.dumps(probe.config.to_dict(), indent=1) + "\n")
-    (folder / "README.md").write_text(card)
+    if card:
+        (folder / "README.md").write_text(card)
 
 
 def refuse_pickle(path: Path) -> None:
@@ -113,7 +114,6 @@ def _read_config(path: Path) -> ProbeConfig:
         fields = json.loads(path.read_bytes())
         if not isinstance(fields, dict):
             raise UsageError("must hold a JSON object")
-        fields = fields.get("config", fields)  # PyTorchModelHubMixin nests it
         return ProbeConfig.from_dict(fields)
     except UsageError as error:
         raise UsageError(f"{path}: {error}") from error

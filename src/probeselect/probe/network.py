@@ -7,7 +7,8 @@ extract from the finished picture, which the evaluator's own formula then scores
 """
 
 import math
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -62,17 +63,18 @@ class ProbeConfig:
         if surplus := sorted(set(fields) - known):
             raise UsageError(f"unknown field {surplus[0]!r}")
         try:
-            heads = tuple(Head(h["evaluator"], h["kind"], tuple(h["shape"])) for h in fields["heads"])
-            lists = {name: tuple(fields[name]) for name in ("taps", "tap_channels", "projected_channels", "rungs")}
-            config = cls(**{**fields, **lists, "heads": heads})
-        except (KeyError, TypeError) as error:
+            return cls(**fields)
+        except (KeyError, TypeError, AttributeError) as error:
             raise UsageError(f"field missing or of a wrong type: {error}") from error
-        return config
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
 
     def __post_init__(self) -> None:
+        heads = (Head(**head) if isinstance(head, dict) else head for head in self.heads)  # as JSON gives them
+        object.__setattr__(self, "heads", tuple(replace(head, shape=tuple(head.shape)) for head in heads))
+        for name in ("taps", "tap_channels", "projected_channels", "rungs"):
+            object.__setattr__(self, name, tuple(getattr(self, name)))
         if not self.taps or not len(self.taps) == len(self.tap_channels) == len(self.projected_channels):
             raise UsageError("taps, tap_channels and projected_channels must be of one length, at least 1")
         if not self.heads or any(head.kind not in ("scalar", "features") for head in self.heads):
@@ -134,7 +136,6 @@ class Probe(
     library_name="probeselect",
     license="apache-2.0",
     tags=["probeselect", "text-to-image"],
-    coders={ProbeConfig: (ProbeConfig.to_dict, ProbeConfig.from_dict)},
 ):
     """Network of a `ProbeConfig`. Load with `probeselect.probe.files.load_probe`, which refuses what does not fit."""
 
@@ -226,6 +227,18 @@ class Probe(
         if head not in loaded:
             loaded[head] = load_evaluator(head, device=next(self.parameters()).device)
         return loaded[head]
+
+    @classmethod
+    def _from_pretrained(cls, *, model_id: str, **_: Any) -> "Probe":
+        """What `Probe.from_pretrained` does: the checked loading of files.py, from a folder or the hub."""
+        from probeselect.probe.files import load_probe
+
+        return load_probe(model_id)
+
+    def _save_pretrained(self, save_directory: Path) -> None:
+        from probeselect.probe.files import save_probe
+
+        save_probe(self, save_directory)
 
     def check_fits(self, backbone: dict[str, Any]) -> None:
         """Refuse a backbone (`Backbone.describe()`) that the probe was not made for, saying what differs."""

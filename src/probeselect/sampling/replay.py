@@ -83,7 +83,7 @@ def check_arguments(backbone: Backbone, arguments: Mapping[str, Any]) -> None:
     for name in arguments:
         if name in RESERVED:
             raise UsageError(f"{name}: not to be given; every candidate brings its own prompt, seed and latents")
-        if name not in taken and not takes_any:
+        if name not in taken and not (takes_any and name.startswith("callback")):  # which hide in SD's **kwargs
             raise UsageError(f"{name}: {pipeline.__name__} takes no such argument")
     scheduler = type(backbone.pipe.scheduler).__name__
     if scheduler in OWNERLESS_NOISE:

@@ -1,0 +1,171 @@
+"""The command line as a user meets it: files, exit codes, one-line errors; real pipelines saved as folders."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from tiny import tiny_clip, tiny_flux, tiny_sd, tiny_sd3, tiny_sdxl
+
+from probeselect.cli import main
+
+
+def run(*arguments: str, expect: int = 0, capsys=None) -> str:
+    """Run the command line in this process; returns stdout, or stderr when it is meant to fail."""
+    import unittest.mock
+
+    with unittest.mock.patch.object(sys, "argv", ["probeselect", *arguments]):
+        try:
+            main()
+            code = 0
+        except SystemExit as done:
+            code = int(done.code or 0)
+    captured = capsys.readouterr()
+    assert code == expect, captured.err
+    return captured.err if expect else captured.out
+
+
+@pytest.fixture(scope="module")
+def clip_folder(tmp_path_factory) -> Path:
+    return tiny_clip(tmp_path_factory.mktemp("clip"))
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory) -> dict[str, Path]:
+    root, builders = tmp_path_factory.mktemp("models"), (tiny_sd, tiny_sdxl, tiny_sd3, tiny_flux)
+    for build in builders:
+        build().save_pretrained(root / build.__name__)
+    return {build.__name__: root / build.__name__ for build in builders}
+
+
+@pytest.mark.parametrize("dtype", ["fp32", "bf16"])
+@pytest.mark.parametrize(("height", "width"), [(16, 16), (16, 32)])
+@pytest.mark.parametrize("name", ["tiny_sd", "tiny_sdxl", "tiny_sd3", "tiny_flux"])
+def test_a_saved_pipeline_with_a_preview_scorer(folders, clip_folder, tmp_path, capsys, name, height, width, dtype):
+    out = run(
+        "generate", "a cat", "--model", str(folders[name]), "--scorer", f"preview:clip-b32={clip_folder}",
+        "-n", "3", "--steps", "5", "--height", str(height), "--width", str(width), "--dtype", dtype,
+        "--device", "cpu", "--evaluate", f"clip-b32={clip_folder}", "--out", str(tmp_path), "--json", capsys=capsys,
+    )  # fmt: skip
+    result = json.loads(out)
+    assert result == json.loads((tmp_path / "result.json").read_text())
+    kept = [c for c in result["candidates"] if c["kept"]]
+    assert len(kept) == 1 and result["cost"]["denoiser_rows"] == 5 + 2 * 1
+    assert result["candidates"] == sorted(result["candidates"], key=lambda c: c["seed"])
+    best = max(result["candidates"], key=lambda c: c["scores"][0]["score"])
+    assert best["seed"] == kept[0]["seed"] and set(kept[0]["rewards"]) == {"clip-b32"}
+    assert Image.open(tmp_path / kept[0]["image"]).size == (width, height)
+    assert Image.open(tmp_path / "contact_sheet.png").width > 3 * 100
+    assert all(c["image"] is None for c in result["candidates"] if not c["kept"])
+
+
+def test_several_prompts_share_waves_and_get_a_folder_each(folders, tmp_path, capsys):
+    arguments = ("--model", str(folders["tiny_sd"]), "--scorer", "random", "-n", "4", "-k", "2", "--steps", "8",
+                 "--rungs", "0.25,0.5", "--policy", "halving", "--seed", "3")  # fmt: skip
+    for out in (tmp_path / "one", tmp_path / "again"):
+        run("generate", "a cat", "b dog", *arguments, "--out", str(out), capsys=capsys)
+    one, again = (json.loads((tmp_path / name / "result.json").read_text()) for name in ("one", "again"))
+    assert [entry["prompt"] for entry in one] == ["a cat", "b dog"]
+    for entry, other in zip(one, again, strict=True):
+        assert entry["candidates"] == other["candidates"]  # the same command gives the same
+        for seed in entry["kept"]:
+            folder = f"prompt-{one.index(entry):03d}"
+            files = [tmp_path / name / folder / f"seed-{seed}.png" for name in ("one", "again")]
+            assert files[0].read_bytes() == files[1].read_bytes()
+    assert one[0]["cost"]["denoiser_rows"] == 4 * 2 + 2 * 2 + 2 * 4
+
+
+BAD_USE = {
+    "no candidates": (["-n", "0"], "n = 0"),
+    "k of none": (["-k", "0"], "k = 0"),
+    "k above n": (["-n", "2", "-k", "3"], "k = 3"),
+    "rung of zero": (["--rungs", "0"], "rungs = 0.0"),
+    "rung of one": (["--rungs", "1"], "rungs = 1.0"),
+    "rung is NaN": (["--rungs", "nan"], "rungs = nan"),
+    "rungs unsorted": (["--rungs", "0.4,0.2"], "0.4,0.2"),
+    "rungs are words": (["--rungs", "early"], "early"),
+    "no rungs": (["--rungs", ""], "rungs"),
+    "one step": (["--steps", "1"], "--steps 1"),
+    "unknown policy": (["--policy", "best"], "best"),
+    "unknown evaluator": (["--evaluate", "taste"], "taste"),
+    "negative seed": (["--seed", "-1"], "seed -1"),
+    "unknown option": (["--speed", "9"], "--speed"),
+    "a word for a number": (["-n", "five"], "five"),
+}
+
+
+@pytest.mark.parametrize("case", BAD_USE)
+def test_bad_use_is_refused_before_any_model_is_loaded(case, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("probeselect.backbones.loading.load_backbone", None)  # loading would fail
+    arguments, said = BAD_USE[case]
+    error = run("generate", "a cat", *arguments, "--out", str(tmp_path), expect=2, capsys=capsys)
+    assert said in error and error.count("\n") == 1
+
+
+@pytest.mark.parametrize(("prompt", "said"), [("", "empty"), ("  ", "empty"), ("a\0b", "NUL"), ("a\udcffb", "UTF-8")])
+def test_bad_prompts_are_refused(prompt, said, monkeypatch, capsys):
+    monkeypatch.setattr("probeselect.backbones.loading.load_backbone", None)
+    assert said in run("generate", prompt, expect=2, capsys=capsys)
+
+
+def test_a_very_long_prompt_runs(folders, tmp_path, capsys):
+    run(
+        "generate", "cat " * 2500, "--model", str(folders["tiny_sd"]), "--scorer", "random", "-n", "2",
+        "--steps", "3", "--rungs", "0.5", "--out", str(tmp_path), capsys=capsys,
+    )  # fmt: skip
+    assert (tmp_path / "contact_sheet.png").is_file()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--model", "no/such folder"], "no/such folder"),
+        (["--model", "."], "model_index.json"),
+        (["--scorer", "no such probe"], "no such probe"),
+        (["--scorer", "preview:taste"], "taste"),
+        (["--dtype", "fp8"], "fp8"),
+    ],
+)
+def test_what_does_not_exist_is_named(folders, arguments, said, tmp_path, capsys):
+    given = arguments if "--model" in arguments else ["--model", str(folders["tiny_sd"]), *arguments]
+    error = run("generate", "a cat", *given, "--out", str(tmp_path), expect=2, capsys=capsys)
+    assert said in error and error.count("\n") == 1
+
+
+def test_a_probe_for_another_backbone_is_refused(folders, tmp_path, capsys):
+    error = run(
+        "generate", "a cat", "--model", str(folders["tiny_sd3"]), "--scorer", "embedded", "--out", str(tmp_path),
+        expect=2, capsys=capsys,
+    )  # fmt: skip
+    assert "SD3Transformer2DModel" in error
+
+
+def test_out_that_is_a_file_is_refused(tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    assert "--out" in run("generate", "a cat", "--out", str(tmp_path / "file"), expect=2, capsys=capsys)
+
+
+def test_prompts_prints_the_split_that_was_asked_for(capsys):
+    from probeselect.embedded.captions import split_of
+
+    seen = {}
+    for split in ("train", "val", "test"):
+        lines = run("prompts", "--count", "40", "--split", split, capsys=capsys).splitlines()
+        assert len(set(lines)) == 40 and {split_of(line) for line in lines} == {split}
+        assert lines == run("prompts", "--count", "40", "--split", split, capsys=capsys).splitlines()
+        seen[split] = set(lines)
+    assert not seen["train"] & seen["test"]
+    assert "--split" in run("prompts", "--split", "all", expect=2, capsys=capsys)
+
+
+def test_info_of_a_folder(folders, capsys):
+    fields = json.loads(run("info", str(folders["tiny_flux"]), "--json", capsys=capsys))
+    assert fields["denoiser"] == "FluxTransformer2DModel" and fields["torch"] == torch.__version__
+
+
+def test_help_does_not_wait_for_torch():
+    code = "import sys; from probeselect import cli; assert 'torch' not in sys.modules"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -93,7 +93,7 @@ BAD_USE = {
     "unknown evaluator": (["--evaluate", "taste"], "taste"),
     "negative seed": (["--seed", "-1"], "seed -1"),
     "unknown option": (["--speed", "9"], "--speed"),
-    "a word for a number": (["-n", "five"], "five"),
+    "a word for a number": (["-n", "five"], "'-n'"),
 }
 
 

@@ -84,9 +84,7 @@ def blip_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("blip")
     text = small(vocab_size=len(BLIP_TOKENS), max_position_embeddings=LENGTH, encoder_hidden_size=16)
     vision = small(image_size=BLIP_SIDE, patch_size=16)
-    model = BlipForImageTextRetrieval(
-        BlipConfig(text_config=text, vision_config=vision, image_text_hidden_size=8)
-    )
+    model = BlipForImageTextRetrieval(BlipConfig(text_config=text, vision_config=vision, image_text_hidden_size=8))
     scramble(model)
     model.save_pretrained(folder)
     BertTokenizer(vocab={token: i for i, token in enumerate(BLIP_TOKENS)}).save_pretrained(folder)
@@ -144,9 +142,7 @@ def expected_score(name: str, folder: Path, image: Image.Image, prompt: str) -> 
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_score_is_the_formula(
-    name: str, load: Callable[..., Any], clip_folder: Path, blip_folder: Path
-) -> None:
+def test_score_is_the_formula(name: str, load: Callable[..., Any], clip_folder: Path, blip_folder: Path) -> None:
     evaluator: Evaluator = load(name)
     folder = blip_folder if name.startswith("blip") else clip_folder
     want = torch.tensor([expected_score(name, folder, *pair) for pair in zip(IMAGES, PROMPTS, strict=True)])
@@ -171,9 +167,7 @@ def test_five_at_once_equal_one_by_one(name: str, load: Callable[..., Any]) -> N
     torch.testing.assert_close(together, alone, rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(together, pairs.score(pairs.features(IMAGES), PROMPTS), rtol=1e-5, atol=1e-5)
     for i in range(5):
-        torch.testing.assert_close(
-            together[i : i + 1], pairs([IMAGES[i]], [PROMPTS[i]]), rtol=1e-5, atol=1e-5
-        )
+        torch.testing.assert_close(together[i : i + 1], pairs([IMAGES[i]], [PROMPTS[i]]), rtol=1e-5, atol=1e-5)
 
 
 def test_shapes_of_features(load: Callable[..., Any]) -> None:
@@ -184,9 +178,7 @@ def test_shapes_of_features(load: Callable[..., Any]) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_score_is_differentiable_in_the_features_and_calls_are_not(
-    name: str, load: Callable[..., Any]
-) -> None:
+def test_score_is_differentiable_in_the_features_and_calls_are_not(name: str, load: Callable[..., Any]) -> None:
     evaluator = load(name)
     assert not evaluator(IMAGES, PROMPTS).requires_grad
     assert not evaluator.features(IMAGES).requires_grad

@@ -62,9 +62,7 @@ def test_info_nce() -> None:
     u, e, temperature = normal(P, N, D), normal(P, D, seed=1), 0.2
     expected = []
     for p, n in VALID.nonzero().tolist():
-        match = [
-            math.exp(torch.cosine_similarity(u[p, n], e[q], dim=0).item() / temperature) for q in range(P)
-        ]
+        match = [math.exp(torch.cosine_similarity(u[p, n], e[q], dim=0).item() / temperature) for q in range(P)]
         expected.append(-math.log(match[p] / sum(match)))
     loss = info_nce(u, e, VALID, temperature)
     assert loss.item() == pytest.approx(sum(expected) / len(expected), abs=1e-12)

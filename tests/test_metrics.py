@@ -151,9 +151,7 @@ def test_bootstrap_resamples_whole_prompts_and_all_tables_alike() -> None:
     values = rng.normal(size=(50, 1)) + np.zeros((50, 100))  # 100 equal candidates teach nothing more
     low, high = bootstrap_interval(np.mean, values)
     assert high - low > 3 * values[:, 0].std() / math.sqrt(50)
-    assert bootstrap_interval(lambda a, b: float((a - b).mean()), values + 0.5, values) == pytest.approx(
-        (0.5, 0.5)
-    )
+    assert bootstrap_interval(lambda a, b: float((a - b).mean()), values + 0.5, values) == pytest.approx((0.5, 0.5))
 
 
 def test_bootstrap_is_seeded() -> None:

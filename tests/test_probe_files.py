@@ -126,7 +126,9 @@ def bombs(path: Path) -> dict[str, bytes]:
         "not JSON": struct.pack("<Q", 4) + b"oops",
         "a list": struct.pack("<Q", 2) + b"[]",
         "deep JSON": struct.pack("<Q", 200_000) + b"[" * 100_000 + b"]" * 100_000,
-        "100000 tensors": encoded({str(i): {"dtype": "F16", "shape": [0], "data_offsets": [0, 0]} for i in range(10**5)}),
+        "100000 tensors": encoded(
+            {str(i): {"dtype": "F16", "shape": [0], "data_offsets": [0, 0]} for i in range(10**5)}
+        ),
         "overlap": encoded({**header, "extra": entry}),
         "beyond the end": encoded({**header, first: {**entry, "data_offsets": [0, 2**62]}}),
         "negative": encoded({**header, first: {**entry, "data_offsets": [-size, 0]}}),

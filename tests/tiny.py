@@ -411,9 +411,7 @@ def tiny_clip(folder: Path) -> Path:
     """A random CLIPModel with tokenizer and image processor, saved in the transformers layout."""
     vision = {"hidden_size": HIDDEN, "intermediate_size": HIDDEN, "num_hidden_layers": 1, "num_attention_heads": 2}
     vision |= {"image_size": 16, "patch_size": 8, "projection_dim": HIDDEN}
-    config = transformers.CLIPConfig(
-        text_config=_clip_config().to_dict(), vision_config=vision, projection_dim=HIDDEN
-    )
+    config = transformers.CLIPConfig(text_config=_clip_config().to_dict(), vision_config=vision, projection_dim=HIDDEN)
     _seeded(transformers.CLIPModel, config).eval().save_pretrained(folder)
     _clip_tokenizer().save_pretrained(folder)
     transformers.CLIPImageProcessorPil(

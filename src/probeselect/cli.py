@@ -30,8 +30,8 @@ def generate(
     scorer: Annotated[
         str, typer.Option(help="embedded, a probe's folder or hub id, preview:EVALUATOR[=FOLDER], random")
     ] = "embedded",
-    n: Annotated[int, typer.Option("-n", help="candidates of each prompt")] = 5,
-    k: Annotated[int, typer.Option("-k", help="how many of them to finish")] = 1,
+    n: Annotated[int | None, typer.Option("-n", help="candidates of each prompt; default: the plan's, or 5")] = None,
+    k: Annotated[int | None, typer.Option("-k", help="how many to finish; default: the plan's, or 1")] = None,
     rungs: Annotated[str, typer.Option(help="where candidates are scored, as fractions of the steps")] = "0.2",
     policy: Annotated[str, typer.Option(help="topk, halving, all, or a plan.json")] = "topk",
     steps: Annotated[int, typer.Option(help="inference steps")] = 20,
@@ -51,7 +51,7 @@ def generate(
     """Generate n candidates of each prompt, stop the weak ones early, finish the best k."""
     from probeselect.sampling.select import SelectiveSampler, check_schedule
 
-    rung_values, decide = check_schedule(n, k, _fractions(rungs), policy)
+    n, k, rung_values, decide = check_schedule(n, k, _fractions(rungs), policy)
     candidates_of(prompts, n, seed=seed)
     _check_steps(steps)
     evaluators = _evaluators_named(evaluate)
@@ -70,7 +70,7 @@ def generate(
     if guidance is None and model == "embedded":
         arguments["guidance_scale"] = EMBEDDED_GUIDANCE
     sampler = SelectiveSampler(backbone, scorer, batch_size=batch_size)
-    with rows_bar(len(prompts) * n) as progress:
+    with rows_bar() as progress:
         results = sampler(
             prompts,
             n,
@@ -163,10 +163,9 @@ def print_result(result: Any) -> None:
 class rows_bar:
     """Progress on stderr in denoiser rows, with rate and time left; silent when stderr is no terminal."""
 
-    def __init__(self, candidates: int) -> None:
+    def __init__(self) -> None:
         from tqdm import tqdm
 
-        self.candidates = candidates
         self.bar: Any = tqdm(unit=" rows", file=sys.stderr, disable=None, leave=False)
 
     def __enter__(self) -> Callable[[int, int], None]:

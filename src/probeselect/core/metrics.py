@@ -28,9 +28,7 @@ class WithinPrompt:
     constant_scores: int  # used prompts whose scores are all equal: they count as 0
 
 
-def within_prompt_spearman(
-    scores: ArrayLike, rewards: ArrayLike, valid: ArrayLike | None = None
-) -> WithinPrompt:
+def within_prompt_spearman(scores: ArrayLike, rewards: ArrayLike, valid: ArrayLike | None = None) -> WithinPrompt:
     """Spearman's rank correlation (average ranks for ties) of each prompt, and the mean over prompts.
 
     A prompt whose rewards are all equal, or that has fewer than two valid entries, is not used.

@@ -53,9 +53,7 @@ class Halving:
 
     def __call__(self, scores: Tensor, rung_index: int) -> list[int]:
         if rung_index >= self.rung_count:
-            raise UsageError(
-                f"policy halving: made for {self.rung_count} rungs, asked at rung {rung_index + 1}"
-            )
+            raise UsageError(f"policy halving: made for {self.rung_count} rungs, asked at rung {rung_index + 1}")
         last = rung_index == self.rung_count - 1
         return best_first(scores)[: self.k if last else max(self.k, len(scores) // 2)]
 
@@ -91,9 +89,7 @@ class FixedPlan:
             rung_after(step, self.total_steps)  # refuses a step that no other step follows
         kept = [self.n, *self.keep, self.k]
         if kept != sorted(kept, reverse=True):
-            raise UsageError(
-                f"keep {list(self.keep)}: must fall from n = {self.n} to no less than k = {self.k}"
-            )
+            raise UsageError(f"keep {list(self.keep)}: must fall from n = {self.n} to no less than k = {self.k}")
 
     @property
     def rungs(self) -> tuple[float, ...]:

@@ -105,9 +105,7 @@ class TransformersEvaluator(ABC):
         _check(images, prompts)
         with torch.no_grad():
             # Batch by batch, for the features of many images at once may be large.
-            parts = [
-                self.score(self.features(images[rows]), prompts[rows]) for rows in self._batches(len(images))
-            ]
+            parts = [self.score(self.features(images[rows]), prompts[rows]) for rows in self._batches(len(images))]
         return torch.cat(parts)
 
     @staticmethod

@@ -44,6 +44,4 @@ class BlipEvaluator(TransformersEvaluator):
         text = self.model.text_encoder(**tokens, **seen).last_hidden_state[:, 0]  # [N, D]
         if self.head == "itm":
             return self.model.itm_head(text).float().softmax(-1)[:, 1]
-        return F.cosine_similarity(
-            self.model.vision_proj(image[:, 0]).float(), self.model.text_proj(text).float()
-        )
+        return F.cosine_similarity(self.model.vision_proj(image[:, 0]).float(), self.model.text_proj(text).float())

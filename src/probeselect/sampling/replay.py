@@ -172,7 +172,15 @@ class WaveRun:
         if not self.total_steps:
             scheduler = self.backbone.pipe.scheduler
             self.total_steps = getattr(self.backbone.pipe, "_num_timesteps", 0) or len(scheduler.timesteps)
-        return None if self.rung is None else completed_steps(self.rung, self.total_steps)
+        if self.rung is None:
+            return None
+        target, done = completed_steps(self.rung, self.total_steps), self.prefixes[0].completed_steps
+        if target <= done:
+            raise UsageError(
+                f"rungs: {self.rung:g} falls on step {target} of {self.total_steps}, where the candidates have already "
+                "been scored; put the rungs further apart"
+            )
+        return target
 
     def _denoiser(self, usual: Forward, eager: Forward) -> Forward:
         def forward(*args: Any, **kwargs: Any) -> Any:

@@ -7,6 +7,7 @@ candidates, a `Scorer` scores them, a `Policy` decides.
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,7 +17,7 @@ from probeselect.backbones.loading import Backbone, load_backbone
 from probeselect.backbones.taps import X0, Tap
 from probeselect.core.candidates import Candidate, candidates_of
 from probeselect.core.errors import UsageError
-from probeselect.core.policies import FixedPlan, KeepAll, Policy, load_policy
+from probeselect.core.policies import FixedPlan, KeepAll, Policy, load_plan, load_policy
 from probeselect.core.rungs import validate_rungs
 from probeselect.evaluators.base import Evaluator
 from probeselect.sampling.rollout import Stage, Tally, rollout
@@ -106,7 +107,7 @@ class SelectiveSampler:
         self,
         prompt: str | Sequence[str],
         n: int | None = None,
-        k: int = 1,
+        k: int | None = None,
         rungs: Sequence[float] = (0.2,),
         *,
         policy: str | Policy = "topk",
@@ -121,7 +122,8 @@ class SelectiveSampler:
 
         Args:
             prompt: one prompt, or a list of them (then the result is a list, and waves mix prompts).
-            n: candidates of each prompt (default 5, or as many as `seeds`).
+            n: candidates of each prompt (default: the plan's, as many as `seeds`, or 5).
+            k: how many of them to finish (default: the plan's, or 1).
             rungs: where candidates are scored, as fractions of the steps.
             policy: "topk", "halving", "all", a plan.json file, or a Policy.
             seed, seeds: candidate i of a prompt gets seed + i, or seeds[i].
@@ -136,10 +138,8 @@ class SelectiveSampler:
             UsageError: for arguments that cannot be; before any work is done.
         """
         began = time.perf_counter()
-        n = 5 if n is None and seeds is None else n
+        n, k, rungs, decide = check_schedule(len(seeds) if n is None and seeds is not None else n, k, rungs, policy)
         candidates = candidates_of(prompt, n, seeds, seed)
-        size = len(candidates) // (candidates[-1].group + 1)
-        rungs, decide = check_schedule(size, k, rungs, policy)
         records = {c: CandidateResult(c.prompt, c.seed) for c in candidates}
         tally, seconds_scoring = Tally(), 0.0
         stages = rollout(
@@ -228,18 +228,25 @@ class SelectiveSampler:
         return Result(mine[0].prompt, mine, kept, cost)
 
 
-def check_schedule(n: int, k: int, rungs: Sequence[float], policy: str | Policy) -> tuple[tuple[float, ...], Policy]:
-    """Rungs and policy of a call, checked against n and k. Raises UsageError; needs no model."""
+def check_schedule(
+    n: int | None, k: int | None, rungs: Sequence[float], policy: str | Policy
+) -> tuple[int, int, tuple[float, ...], Policy]:
+    """n, k, rungs and policy of a call, checked against each other. Raises UsageError; needs no model."""
+    if policy not in ("topk", "halving", "all") and isinstance(policy, str):
+        policy = load_plan(Path(policy))
+    if isinstance(policy, FixedPlan):
+        n, k, rungs = n or policy.n, k or policy.k, policy.rungs
+        if (n, k) != (policy.n, policy.k):
+            raise UsageError(f"n = {n}, k = {k}: the plan is made for n = {policy.n}, k = {policy.k}")
+    n, k = (5 if n is None else n), (1 if k is None else k)
+    if n < 1:
+        raise UsageError(f"n = {n}: at least 1 candidate per prompt is needed")
     if not 1 <= k <= n:
         raise UsageError(f"k = {k}: must be from 1 to n = {n}")
     decide = load_policy(policy, k, len(rungs)) if isinstance(policy, str) else policy
-    if isinstance(decide, FixedPlan):
-        if decide.n != n:
-            raise UsageError(f"n = {n}: the plan is made for n = {decide.n}")
-        rungs = decide.rungs
     if isinstance(decide, KeepAll) and not rungs:
-        return (), decide
-    return validate_rungs(rungs), decide
+        return n, k, (), decide
+    return n, k, validate_rungs(rungs), decide
 
 
 def _note_scores(stage: Stage, scores: Tensor, records: dict[Candidate, CandidateResult], previews: bool) -> None:

@@ -1,18 +1,18 @@
 """Builds everything under `embedded/weights`: python -m probeselect.embedded.build STAGE... --work FOLDER
 
-Stages, in order: autoencoder, text, denoiser, detector, collect, probe. Each resumes where it was stopped, is seeded
+Stages, in order: autoencoder, text, denoiser, detector, scene-clip, scene-itm, collect, probe. Each resumes where it was stopped, is seeded
 and logs JSON lines to the work folder. Times and figures are in `weights/README.md`.
 """
 
 import argparse
 import json
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-
-import torch
 
 from probeselect.embedded import WEIGHTS
 
-STAGES = ("autoencoder", "text", "denoiser", "detector", "collect", "probe")
+STAGES = ("autoencoder", "text", "denoiser", "detector", "scene-clip", "scene-itm", "collect", "probe")
 
 
 def main() -> None:
@@ -24,6 +24,7 @@ def main() -> None:
     parser.add_argument("--text-steps", type=int, default=400)
     parser.add_argument("--denoiser-steps", type=int, default=1350)
     parser.add_argument("--detector-steps", type=int, default=900)
+    parser.add_argument("--judge-steps", type=int, default=2000, help="of scene-clip and scene-itm")
     parser.add_argument("--images", type=int, default=30000, help="renders that the denoiser sees")
     parser.add_argument("--train-prompts", type=int, default=800)
     parser.add_argument("--val-prompts", type=int, default=64)
@@ -31,10 +32,9 @@ def main() -> None:
     options = parser.parse_args()
     if unknown := sorted(set(options.stages) - set(STAGES)):
         parser.error(f"unknown stage {unknown[0]!r}; stages are {', '.join(STAGES)}")
-    torch.set_num_threads(max(1, torch.get_num_threads()))
     for stage in STAGES:
         if stage in options.stages:
-            globals()[f"build_{stage}"](options)
+            BUILDERS[stage](options)
 
 
 def build_autoencoder(options: argparse.Namespace) -> None:
@@ -69,6 +69,15 @@ def build_detector(options: argparse.Namespace) -> None:
     print(json.dumps(pair_accuracy(SceneCheck(options.out / "scene-check"))), flush=True)
 
 
+def build_judge(name: str, options: argparse.Namespace) -> None:
+    from probeselect.embedded.build import judges
+    from probeselect.embedded.build.judge import pair_accuracy
+    from probeselect.evaluators.table import load_evaluator
+
+    judges.save(name, judges.train(name, options.work, options.judge_steps), options.out / name)
+    print(json.dumps(pair_accuracy(load_evaluator(name, options.out / name))), flush=True)
+
+
 def build_collect(options: argparse.Namespace) -> None:
     from probeselect.embedded.build.probe import collect_split
 
@@ -85,6 +94,17 @@ def build_probe(options: argparse.Namespace) -> None:
 
     choose_and_ship(options.work, options.out)
 
+
+BUILDERS: dict[str, Callable[[argparse.Namespace], None]] = {
+    "autoencoder": build_autoencoder,
+    "text": build_text,
+    "denoiser": build_denoiser,
+    "detector": build_detector,
+    "scene-clip": partial(build_judge, "scene-clip"),
+    "scene-itm": partial(build_judge, "scene-itm"),
+    "collect": build_collect,
+    "probe": build_probe,
+}
 
 if __name__ == "__main__":
     main()

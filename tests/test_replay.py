@@ -1,4 +1,4 @@
-"""Survivors are the stock pipeline's pictures, whatever the scheduler, the waves and the rungs; nothing is left behind."""
+"""Survivors are the stock pipeline's pictures, whatever the scheduler, the waves and the rungs."""
 
 import copy
 

@@ -27,17 +27,9 @@ PROMPTS = ["red cat", "dog", "two birds"]
 # CogView4 pads texts to the longest of the batch and masks nothing: only texts of one length are alike in any batch.
 EQUALLY_LONG = ["red cat", "big dog", "one hen"]
 # family -> channels of the default tap, latent size over map size
-MAPS = {
-    **{name: (16, 2) for name in TINY},
-    **{
-        "SD 1/2": (8, 1),
-        "LCM": (8, 1),
-        "SDXL": (8, 2),
-        "Sana": (16, 1),
-        "Kandinsky 2.2": (16, 1),
-        "Kandinsky 3": (8, 2),
-    },
-}
+MAPS = dict.fromkeys(TINY, (16, 2))
+MAPS |= {"SD 1/2": (8, 1), "LCM": (8, 1), "SDXL": (8, 2), "Sana": (16, 1)}
+MAPS |= {"Kandinsky 2.2": (16, 1), "Kandinsky 3": (8, 2)}
 
 every_family = pytest.mark.parametrize("name", TINY)
 
@@ -342,7 +334,7 @@ def test_reference_images_behind_the_image_are_left_out() -> None:
 
 
 def test_an_input_without_a_grid_is_an_error_that_names_the_model() -> None:
-    with pytest.raises(ProbeSelectError, match="Toy.*img_ids"):
+    with pytest.raises(ProbeSelectError, match=r"Toy.*img_ids"):
         TokenGrid.of(Toy(tokens), (torch.zeros(2, 6, 12),), {})
 
 
@@ -368,7 +360,7 @@ def test_brackets_and_dots_are_one_name() -> None:
 
 def test_reading_what_has_not_fired_is_an_error() -> None:
     with toy_reader(tokens) as reader:
-        with pytest.raises(ProbeSelectError, match="fired 0 times.*0 calls since clear, reader on"):
+        with pytest.raises(ProbeSelectError, match=r"fired 0 times.*0 calls since clear, reader on"):
             reader.read(6)
         reader.enabled = False
         call_toy(reader, LATENTS)

@@ -1,7 +1,7 @@
 """Builds everything under `embedded/weights`: python -m probeselect.embedded.build STAGE... --work FOLDER
 
-Stages, in order: autoencoder, text, denoiser, detector, scene-clip, scene-itm, collect, probe. Each resumes where it was stopped, is seeded
-and logs JSON lines to the work folder. Times and figures are in `weights/README.md`.
+Stages, in order: autoencoder, text, denoiser, detector, scene-clip, scene-itm, collect, probe. Each resumes where it
+was stopped, is seeded and logs JSON lines to the work folder. Times and figures are in `weights/README.md`.
 """
 
 import argparse
@@ -51,6 +51,8 @@ def build_text(options: argparse.Namespace) -> None:
 
 
 def build_denoiser(options: argparse.Namespace) -> None:
+    import torch
+
     from probeselect.embedded.build import autoencoder, denoiser, text
 
     vae = autoencoder.train(options.work, options.autoencoder_steps).requires_grad_(False)

@@ -46,7 +46,7 @@ class ProbeConfig:
     heads: tuple[Head, ...]
     prompt_width: int = 0  # of the backbone's prompt embedding; 0: not read
     grid: int = 16  # height and width that maps are brought to; their aspect ratio is kept
-    width: int = 48
+    width: int = 32
     format: int = FORMAT
     training: dict[str, Any] = field(default_factory=dict)
 
@@ -163,11 +163,26 @@ class Probe(
         return nn.Sequential(nn.Linear(2 * width + inner, inner), nn.SiLU(), nn.Linear(inner, out))
 
     def project(self, maps: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Taps as they come -> [N, P, g, g'], what is stored for training: one fixed basis for all samples."""
+        """Taps as they come, [N, C, H, W] -> [N, P, H, W], what is stored for training: one basis for all samples."""
         return {
-            tap: self._to_grid(torch.einsum("pc,nchw->nphw", getattr(self, f"projection_{i}"), maps[tap].float()))
+            tap: torch.einsum("pc,nchw->nphw", getattr(self, f"projection_{i}"), maps[tap].float())
             for i, tap in enumerate(self.config.taps)
         }
+
+    def encode(
+        self, projected: dict[str, Tensor], rung: Tensor, prompt_embeddings: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """Projected taps, rung [N], prompt embedding [N, E] -> (feature map [N, width, g, g'], condition [N, D])."""
+        parts = []
+        for i, tap in enumerate(self.config.taps):
+            mean, std = getattr(self, f"mean_{i}"), getattr(self, f"std_{i}")  # [P]
+            parts.append(self._to_grid((projected[tap].float() - mean[:, None, None]) / std[:, None, None]))
+        condition = self.rung_embedding(sinusoid(rung, 16))
+        if self.config.prompt_width:
+            if prompt_embeddings is None:
+                raise UsageError("this probe reads the prompt embedding, and the backbone gave none")
+            condition = condition + self.prompt_embedding(prompt_embeddings.float())
+        return self.encoder(torch.cat(parts, 1), condition), condition
 
     def _to_grid(self, x: Tensor) -> Tensor:
         """Bring the shorter side to `grid`; the aspect ratio stays."""
@@ -175,24 +190,6 @@ class Probe(
         scale = self.config.grid / min(height, width)
         size = (round(height * scale), round(width * scale))
         return x if size == (height, width) else F.interpolate(x, size=size, mode="bilinear", antialias=True)
-
-    def encode(
-        self, projected: dict[str, Tensor], rung: Tensor, prompt_embeddings: Tensor | None
-    ) -> tuple[Tensor, Tensor]:
-        """Projected taps, rung [N], prompt embedding [N, E] -> (feature map [N, width, g, g'], condition [N, D])."""
-        parts = [
-            (projected[tap].float() - getattr(self, f"mean_{i}")[:, None, None])
-            / getattr(self, f"std_{i}")[:, None, None]
-            for i, tap in enumerate(self.config.taps)
-        ]
-        size = parts[0].shape[-2:]
-        parts = [p if p.shape[-2:] == size else F.interpolate(p, size=size, mode="bilinear") for p in parts]
-        condition = self.rung_embedding(sinusoid(rung, 16))
-        if self.config.prompt_width:
-            if prompt_embeddings is None:
-                raise UsageError("this probe reads the prompt embedding, and the backbone gave none")
-            condition = condition + self.prompt_embedding(prompt_embeddings.float())
-        return self.encoder(torch.cat(parts, 1), condition), condition
 
     def predict(self, encoded: Tensor, condition: Tensor, head: str) -> Tensor:
         """Head's output: features [N, *shape], or the reward [N] of a scalar head."""

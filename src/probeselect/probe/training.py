@@ -22,7 +22,7 @@ from probeselect.probe.network import Head, Probe, ProbeConfig
 class TrainingSettings:
     """Weights of the losses and the schedule. The listwise temperature and margin fall over the run, coarse to fine."""
 
-    epochs: int = 30
+    epochs: int = 10
     groups_per_batch: int = 16
     rate: float = 2e-3
     weight_decay: float = 0.02
@@ -69,7 +69,7 @@ def new_probe(
         rungs=tuple(float(r) for r in rungs),
         heads=(head,),
         prompt_width=table.tensors["prompt"].shape[1],
-        grid=min(next(iter(stored.values())).shape[-2:]),
+        grid=max(min(values.shape[-2:]) for values in stored.values()),
     )
     probe = Probe(config)
     for i, tap in enumerate(config.taps):

@@ -32,7 +32,8 @@ PATCH = 8
 PATCHES = IMAGE_SIZE // PATCH
 NEGATIVES = 3  # wrong captions of every picture
 MEAN, STD = [0.5] * 3, [0.5] * 3  # of the image processors: pictures in [-1, 1]
-_VISION: dict[str, Any] = {"hidden_size": 160, "intermediate_size": 640, "num_hidden_layers": 4, "num_attention_heads": 5}
+_VISION: dict[str, Any] = {"hidden_size": 160, "intermediate_size": 640}
+_VISION |= {"num_hidden_layers": 4, "num_attention_heads": 5}
 _VISION |= {"image_size": IMAGE_SIZE, "patch_size": PATCH, "hidden_act": "gelu"}
 
 

@@ -1,7 +1,6 @@
 """Trains the candidates for the shipped probe, chooses on val prompts, measures once on test prompts."""
 
 import json
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -30,9 +29,7 @@ DISTILLED = TrainingSettings()
 PAPER = TrainingSettings(distillation_weight=0.0, listwise_weight=1.0, contrast_weight=10.0)  # lambda = 10
 VARIANTS: dict[str, tuple[str, tuple[str, ...], TrainingSettings]] = {
     "distilled, activations + x0": ("features", TAPS, DISTILLED),
-    "distilled, without ranking loss": ("features", TAPS, replace(DISTILLED, listwise_weight=0.0)),
     "distilled, x0 only": ("features", ("x0",), DISTILLED),
-    "distilled, third up block": ("features", (TAPS[1],), DISTILLED),
     "scalar, the paper's two losses": ("scalar", TAPS, PAPER),
 }
 

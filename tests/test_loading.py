@@ -5,6 +5,7 @@ import pickle
 from pathlib import Path
 from typing import Any
 
+import diffusers
 import huggingface_hub.constants
 import pytest
 import torch
@@ -64,6 +65,13 @@ def test_a_folder_is_loaded_in_eval_mode_on_the_device_and_in_the_dtype_asked_fo
     original = tiny_sd()
     assert backbone.describe() == load_backbone(original).describe()
     assert torch.equal(backbone.pipe.unet.conv_in.weight, original.unet.conv_in.weight)
+
+
+def test_what_is_loaded_is_put_into_eval_mode(saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    trained = tiny_sd()
+    trained.vae.train()
+    monkeypatch.setattr(diffusers.DiffusionPipeline, "from_pretrained", lambda *args, **kwargs: trained)
+    assert not load_backbone(saved, device="cpu").pipe.vae.training
 
 
 def test_embedded_is_a_folder_of_the_package(saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -55,7 +55,7 @@ def run_first_step(name: str, prompts: list[str], seeds: list[int], guided: bool
     if guided and takes_negative:
         call["negative_prompt"] = ["ugly"] * len(prompts)
     if not guided:
-        call["true_cfg_scale" if "true_cfg_scale" in call else "guidance_scale"] = 1.0
+        call["true_cfg_scale" if "true_cfg_scale" in call else "guidance_scale"] = 0.0
 
     def stop(*args: Any, **kwargs: Any) -> None:
         raise FirstStepDone
@@ -164,7 +164,7 @@ def test_a_candidate_has_the_same_map_alone_and_in_a_batch(name: str) -> None:
 def test_guidance_does_not_change_the_map_of_the_first_step(name: str) -> None:
     if name == "LCM":
         pytest.skip("its guidance scale is an input of the denoiser")
-    guided = the_map(name, prompts_for(name), SEEDS, **wide(name))
+    guided = the_map(name, prompts_for(name), SEEDS, guided=True, **wide(name))
     unguided = the_map(name, prompts_for(name), SEEDS, guided=False, **wide(name))
     channels, ratio = MAPS[name]
     assert guided.shape == unguided.shape == (3, channels, 8 // ratio, 16 // ratio)
@@ -204,7 +204,7 @@ OTHER_TAPS = {
     "Z-Image": ["noise_refiner.0:first"],
     "AuraFlow": ["joint_transformer_blocks.0"],
     "SD 1/2": ["down_blocks.0", "up_blocks.2", "up_blocks.1.attentions.0"],
-    "SD3": ["transformer_blocks.0", "transformer_blocks.2"],
+    "SD3": ["transformer_blocks.0", "transformer_blocks.1"],
 }
 
 
@@ -408,9 +408,9 @@ def test_what_is_kept_does_not_change_with_the_models_own_tensor() -> None:
         assert torch.equal(reader.read(6)["block"], MAP)
 
 
-def test_x0_is_left_to_the_sampler() -> None:
+def test_x0_is_left_to_the_sampler_and_a_tap_named_twice_is_one() -> None:
     reader = toy_reader(tokens)
-    reader = TapReader(reader._backbone, [X0, *reader.taps])
+    reader = TapReader(reader._backbone, [X0, *reader.taps, *reader.taps])
     with reader:
         call_toy(reader, LATENTS)
         assert list(reader.read(6)) == ["block"]

@@ -48,11 +48,11 @@ def _t5(width: int = HIDDEN) -> Any:
     return _seeded(transformers.T5EncoderModel, config)
 
 
-def _vae(latent_channels: int) -> Any:
+def _vae(latent_channels: int, blocks: int = 2) -> Any:
     return _seeded(
         diffusers.AutoencoderKL,
-        block_out_channels=(8, 16), latent_channels=latent_channels, norm_num_groups=4, sample_size=16,
-        down_block_types=("DownEncoderBlock2D",) * 2, up_block_types=("UpDecoderBlock2D",) * 2,
+        block_out_channels=(8,) * blocks, latent_channels=latent_channels, norm_num_groups=4, sample_size=16,
+        down_block_types=("DownEncoderBlock2D",) * blocks, up_block_types=("UpDecoderBlock2D",) * blocks,
         shift_factor=0.0,
     )  # fmt: skip
 
@@ -288,7 +288,7 @@ def tiny_hunyuan_dit() -> DiffusionPipeline:
         vocab_size=len(words), hidden_size=HIDDEN, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16
     )
     pipe = diffusers.HunyuanDiTPipeline(
-        vae=_vae(4), text_encoder=_seeded(transformers.BertModel, config), transformer=transformer,
+        vae=_vae(4, blocks=4), text_encoder=_seeded(transformers.BertModel, config), transformer=transformer,
         tokenizer=transformers.BertTokenizer(vocab={word: index for index, word in enumerate(words)}),
         scheduler=diffusers.DDPMScheduler(), text_encoder_2=_t5(), tokenizer_2=_t5_tokenizer(),
         safety_checker=None, feature_extractor=None, requires_safety_checker=False,
@@ -399,7 +399,7 @@ TINY: dict[str, tuple[Callable[..., DiffusionPipeline], dict[str, Any]]] = {
     "Lumina 2": (tiny_lumina2, {**_GUIDED, "height": 64, "width": 64}),
     "PixArt": (tiny_pixart, {**_GUIDED, **_EXACT_SIZE, "clean_caption": False}),
     "Sana": (tiny_sana, {**_GUIDED, **_EXACT_SIZE, "height": 32, "width": 32, "complex_human_instruction": None}),
-    "HunyuanDiT": (tiny_hunyuan_dit, {**_GUIDED, **_EXACT_SIZE}),
+    "HunyuanDiT": (tiny_hunyuan_dit, {**_GUIDED, **_EXACT_SIZE, "height": 64, "width": 64}),
     "AuraFlow": (tiny_aura_flow, {**_GUIDED, "max_sequence_length": 20}),
     "CogView4": (tiny_cogview4, _GUIDED),
     "Kandinsky 2.2": (tiny_kandinsky22, {**_GUIDED, "prior_num_inference_steps": 2}),

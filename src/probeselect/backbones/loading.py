@@ -114,7 +114,7 @@ def _from_pretrained(name: str, dtype: torch.dtype) -> Any:
     local = name == "embedded" or os.path.exists(folder)
     if local and not (folder / "model_index.json").is_file():
         raise UsageError(f"model: {name!r} is no diffusers folder: there is no {folder / 'model_index.json'}")
-    if not local and not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", name):
+    if not local and not re.fullmatch(r"\w[\w.-]*(/\w[\w.-]*)?", name):
         raise UsageError(f"model: {name!r} is neither a folder that exists nor a hub id such as 'owner/name'")
     source = str(folder) if local else name
     try:

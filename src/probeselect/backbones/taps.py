@@ -175,7 +175,7 @@ class TapReader(AbstractContextManager["TapReader"]):
     def __init__(self, backbone: HasTaps, taps: Sequence[Tap] | None = None) -> None:
         self.enabled = True
         self._backbone = backbone
-        self.taps = [tap for tap in (backbone.taps if taps is None else taps) if tap != X0]
+        self.taps = [tap for tap in dict.fromkeys(backbone.taps if taps is None else taps) if tap != X0]
         self._handles: list[torch.utils.hooks.RemovableHandle] = []
         self.clear()
 

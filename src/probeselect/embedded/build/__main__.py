@@ -23,6 +23,7 @@ def main() -> None:
     parser.add_argument("--autoencoder-steps", type=int, default=1500)
     parser.add_argument("--text-steps", type=int, default=400)
     parser.add_argument("--denoiser-steps", type=int, default=1350)
+    parser.add_argument("--from-shipped", action="store_true", help="train the denoiser on from the weights in --out")
     parser.add_argument("--detector-steps", type=int, default=900)
     parser.add_argument("--judge-steps", type=int, default=2000, help="of scene-clip and scene-itm")
     parser.add_argument("--images", type=int, default=30000, help="renders that the denoiser sees")
@@ -57,7 +58,8 @@ def build_denoiser(options: argparse.Namespace) -> None:
 
     vae = autoencoder.train(options.work, options.autoencoder_steps).requires_grad_(False)
     encoder = text.train(options.work, options.text_steps)
-    generator = denoiser.train(options.work, vae, encoder, options.denoiser_steps, options.images)
+    start = options.out / "backbone" if options.from_shipped else None
+    generator = denoiser.train(options.work, vae, encoder, options.denoiser_steps, options.images, start=start)
     pipe = denoiser.assemble(vae, generator)
     pipe.to(dtype=torch.float16).save_pretrained(options.out / "backbone")
 
@@ -85,8 +87,8 @@ def build_collect(options: argparse.Namespace) -> None:
 
     for split, count in (
         ("val", options.val_prompts),
-        ("train", options.train_prompts),
         ("test", options.test_prompts),
+        ("train", options.train_prompts),
     ):
         collect_split(options.work, options.out / "backbone", options.out / "scene-check", split, count)
 

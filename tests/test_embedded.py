@@ -1,0 +1,90 @@
+"""What ships works: the backbone, its evaluator and its probe, as the README's first command uses them."""
+
+import json
+import random
+
+import pytest
+import torch
+from PIL import Image
+
+from probeselect import SelectiveSampler, load_backbone
+from probeselect.backbones.taps import X0
+from probeselect.core.metrics import within_prompt_spearman
+from probeselect.embedded import WEIGHTS
+from probeselect.embedded.build.judge import pair_accuracy
+from probeselect.embedded.captions import draw_prompts
+from probeselect.embedded.render import draw_scene, render
+from probeselect.evaluators.table import load_evaluator
+
+STEPS = {"num_inference_steps": 20, "guidance_scale": 3.0}
+
+
+@pytest.fixture(scope="module")
+def backbone():
+    return load_backbone("embedded", device="cpu")
+
+
+def test_five_to_one_at_a_fifth(backbone):
+    result = SelectiveSampler(backbone)("two dogs above a purple book", n=5, k=1, rungs=[0.2], **STEPS)
+    assert (result.cost.denoiser_rows, result.cost.denoiser_rows_all) == (36, 100)
+    alone = backbone.pipe(
+        result.prompt, generator=torch.Generator("cpu").manual_seed(result.kept[0].seed), output_type="pt", **STEPS
+    ).images[0]
+    ours = SelectiveSampler(backbone, batch_size=2)(
+        result.prompt, n=5, k=1, rungs=[0.2], output_type="pt", **STEPS
+    ).images[0]
+    assert float((ours - alone).abs().max()) < 1e-3
+
+
+def test_the_readme_command(tmp_path, capsys, monkeypatch):
+    from probeselect.cli import main
+
+    arguments = ["generate", "two dogs above a purple book", "-n", "5", "-k", "1", "--evaluate", "scene-check"]
+    monkeypatch.setattr("sys.argv", ["probeselect", *arguments, "--out", str(tmp_path), "--json"])
+    main()
+    result = json.loads(capsys.readouterr().out)
+    assert result["cost"]["ratio"] == 0.36 and result["scorer"] == "embedded"
+    kept = next(c for c in result["candidates"] if c["kept"])
+    assert 0 < kept["rewards"]["scene-check"] <= 1
+    assert Image.open(tmp_path / kept["image"]).size == (64, 64)
+
+
+def test_what_ships_is_small():
+    assert sum(path.stat().st_size for path in WEIGHTS.rglob("*") if path.is_file()) <= 40 * 2**20
+
+
+def test_nothing_but_safetensors_and_text_ships():
+    assert {path.suffix for path in WEIGHTS.rglob("*") if path.is_file()} <= {".safetensors", ".json", ".md", ".txt"}
+
+
+def test_the_autoencoder_keeps_the_picture(backbone):
+    rng = random.Random(0)
+    errors = []
+    for text in draw_prompts(20, split="test"):
+        from probeselect.embedded.captions import parse
+
+        image = torch.from_numpy(render(draw_scene(parse(text), rng), rng)).permute(2, 0, 1)[None] / 127.5 - 1
+        with torch.no_grad():
+            again = backbone.pipe.vae.decode(backbone.pipe.vae.encode(image).latents).sample
+        errors.append((again.clamp(-1, 1) - image).square().mean() / 4)
+    assert -10 * torch.stack(errors).log10().mean() > 28  # dB
+
+
+def test_scene_check_tells_right_from_wrong():
+    accuracy = pair_accuracy(load_evaluator("scene-check"), pairs=60)
+    assert min(accuracy.values()) >= 0.93, accuracy
+
+
+def test_the_probe_ranks_the_seeds_of_test_prompts(backbone):
+    """A small sample of what the model card measures: clearly above chance, where a text-only scorer is at 0."""
+    prompts, evaluator = list(draw_prompts(12, seed=11, split="test")), load_evaluator("scene-check")
+    sampler = SelectiveSampler(backbone)
+    results = sampler(prompts, n=5, k=5, rungs=[0.2], policy="all", evaluators=[evaluator], **STEPS)
+    scores = [[c.scores[0].score for c in r.candidates] for r in results]
+    rewards = [[c.rewards["scene-check"] for c in r.candidates] for r in results]
+    assert within_prompt_spearman(scores, rewards).mean > 0.1
+
+
+def test_features_of_the_virtual_tap(backbone):
+    features = SelectiveSampler(backbone, "random").features("a dog", [0, 1], 0.2, tap=X0.name, **STEPS)
+    assert features.shape == (2, 4, 16, 16)

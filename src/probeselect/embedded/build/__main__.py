@@ -53,15 +53,24 @@ def build_text(options: argparse.Namespace) -> None:
 
 def build_denoiser(options: argparse.Namespace) -> None:
     import torch
+    from diffusers import AutoencoderTiny
 
     from probeselect.embedded.build import autoencoder, denoiser, text
 
-    vae = autoencoder.train(options.work, options.autoencoder_steps).requires_grad_(False)
-    encoder = text.train(options.work, options.text_steps)
-    start = options.out / "backbone" if options.from_shipped else None
-    generator = denoiser.train(options.work, vae, encoder, options.denoiser_steps, options.images, start=start)
-    pipe = denoiser.assemble(vae, generator)
-    pipe.to(dtype=torch.float16).save_pretrained(options.out / "backbone")
+    shipped = options.out / "backbone"
+    if options.from_shipped:
+        vae = AutoencoderTiny.from_pretrained(shipped, subfolder="vae", dtype=torch.float32)
+    else:
+        vae = autoencoder.train(options.work, options.autoencoder_steps)
+    generator = denoiser.train(
+        options.work,
+        vae.requires_grad_(False),
+        text.train(options.work, options.text_steps),
+        options.denoiser_steps,
+        options.images,
+        start=shipped if options.from_shipped else None,
+    )
+    denoiser.assemble(vae, generator).to(dtype=torch.float16).save_pretrained(shipped)
 
 
 def build_detector(options: argparse.Namespace) -> None:

@@ -101,11 +101,16 @@ def train(
     steps: int,
     images: int,
     batch: int = 64,
+    start: Path | None = None,
 ) -> Generator:
+    """Train for `steps` in all, resuming; a first run begins from the pipeline folder `start` when given."""
     latents, masks, captions = make_latents(work, autoencoder, images)
     tokenizer, scheduler = new_tokenizer(), new_scheduler()
     torch.manual_seed(3)
     module = Generator(text_encoder)
+    if start is not None:
+        module.unet = UNet2DConditionModel.from_pretrained(start, subfolder="unet", dtype=torch.float32)
+        module.text_encoder = CLIPTextModel.from_pretrained(start, subfolder="text_encoder", dtype=torch.float32)
     module.unet.set_attn_processor(AttnProcessor())  # its backward is quicker than SDPA's on a CPU
     optimizer = MuonAdamW(*split_parameters(module, ("text_encoder", "unet.conv_in", "unet.conv_out")))
     state = TrainingState(work / "denoiser.safetensors", module, optimizer)

@@ -224,6 +224,18 @@ def test_arguments_that_cannot_be_are_refused_before_any_work(name):
         survivors(pipe, **{name: 1})
 
 
+def test_what_is_not_asked_for_is_not_computed(monkeypatch):
+    """A scorer without taps and previews needs no x0-prediction, so it works under any scheduler."""
+    monkeypatch.setattr("probeselect.sampling.replay.x0_prediction", None)
+    for stage in rollout(load_backbone(tiny_sd(DDIMScheduler())), candidates_of("a", 2), [0.5], **ARGUMENTS):
+        assert stage.maps == {}
+
+
+def test_two_rungs_on_one_step_are_refused():
+    with pytest.raises(UsageError, match="further apart"):
+        survivors(tiny_sd(DDIMScheduler()), rungs=(0.25, 0.26))
+
+
 def test_progress_counts_rows_and_ends_at_the_plan():
     seen = []
     survivors(tiny_sd(DDIMScheduler()), progress=lambda done, planned: seen.append((done, planned)))

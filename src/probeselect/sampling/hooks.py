@@ -21,12 +21,11 @@ def around_forward(module: nn.Module, wrap: Callable[[Forward, Forward], Forward
     `usual` is what it ran so far, compiled or not, offload hooks and all; `eager` is the same uncompiled, in which
     hooks on inner modules are sure to fire. The module is left as it was found.
     """
-    slot = "_compiled_call_impl" if getattr(module, "_compiled_call_impl", None) is not None else "forward"
+    compiled_in_place = getattr(module, "_compiled_call_impl", None) is not None
+    slot = "_compiled_call_impl" if compiled_in_place else "forward"
     found = module.__dict__.get(slot)
     usual: Forward = getattr(module, slot)
-    eager: Forward = module._orig_mod if hasattr(module, "_orig_mod") else module._call_impl  # type: ignore[assignment]
-    if slot == "forward" and not hasattr(module, "_orig_mod"):
-        eager = usual
+    eager: Forward = getattr(module, "_orig_mod", module._call_impl if compiled_in_place else usual)
     ours = functools.wraps(usual)(wrap(usual, eager))
     setattr(module, slot, ours)
     try:

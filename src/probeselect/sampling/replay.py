@@ -126,12 +126,12 @@ class WaveRun:
         self.last_step: Any = None
         self.x0: Tensor | None = None
         self.rung: float | None = None
-        self.preview = False
+        self.preview = self.wants_x0 = False
         self.reader: TapReader | None = None
 
     def to_rung(self, rung: float, taps: Sequence[Tap], preview: bool, arguments: Mapping[str, Any]) -> WaveResult:
         """Run to `rung`, record, read the taps, preview if asked to."""
-        self.rung, self.preview = rung, preview
+        self.rung, self.preview, self.wants_x0 = rung, preview, preview or X0 in taps
         n = len(self.candidates)
         with TapReader(self.backbone, taps) as reader:
             self.reader, reader.enabled = reader, False
@@ -139,7 +139,7 @@ class WaveRun:
             maps = reader.read(n)
             if X0 in taps and self.x0 is not None:
                 maps[X0.name] = reader.latent_map(self.x0)
-            embeddings = reader.prompt_embeddings(n)
+            embeddings = reader.prompt_embeddings(n) if taps else None
         for prefix, recorded in zip(self.prefixes, self.recorded, strict=True):
             prefix.calls.extend(recorded)
             prefix.completed_steps = self.steps
@@ -239,7 +239,7 @@ class WaveRun:
             if takes_generator and kwargs.get("generator") is None:
                 kwargs["generator"] = self.generators
             target = self._target
-            if target == self.steps + 1:
+            if self.wants_x0 and target == self.steps + 1:
                 self.x0 = x0_prediction(scheduler, model_output, timestep, sample)
             self.last_step = usual(model_output, timestep, sample, *args, **kwargs)
             self.steps += 1

@@ -180,6 +180,7 @@ def test_shapes_of_features(load: Callable[..., Any]) -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_score_is_differentiable_in_the_features_and_calls_are_not(name: str, load: Callable[..., Any]) -> None:
     evaluator = load(name)
+    assert not any(parameter.requires_grad for parameter in evaluator.model.parameters())
     assert not evaluator(IMAGES, PROMPTS).requires_grad
     assert not evaluator.features(IMAGES).requires_grad
     features = evaluator.features(IMAGES).requires_grad_()
@@ -205,11 +206,12 @@ def test_a_row_that_is_not_finite_is_nan_and_its_neighbours_stay(name: str, load
     torch.testing.assert_close(got[[0, 2, 4]], want[[0, 2, 4]])
 
 
-def test_overflow_inside_the_vision_model_is_nan(clip_folder: Path, tmp_path: Path) -> None:
-    folder = changed(clip_folder, tmp_path, lambda keys: keys["visual_projection.weight"].fill_(torch.inf))
-    evaluator: Any = load_evaluator("clip-b32", folder)
-    assert evaluator.features(IMAGES).isnan().all()
-    assert evaluator(IMAGES, PROMPTS).isnan().all()
+def test_infinities_inside_the_model_become_nan(clip_folder: Path, blip_folder: Path, tmp_path: Path) -> None:
+    folder = changed(clip_folder, tmp_path / "a", lambda keys: keys["logit_scale"].fill_(1000.0))
+    assert load_evaluator("pickscore", folder)(IMAGES, PROMPTS).isnan().all()
+    bias = "vision_model.post_layernorm.bias"
+    folder = changed(blip_folder, tmp_path / "b", lambda keys: keys[bias][0].fill_(torch.inf))
+    assert load_evaluator("blip-itm", folder).features(IMAGES).isnan().all()
 
 
 def test_images_of_any_mode(load: Callable[..., Any]) -> None:

@@ -21,7 +21,7 @@ from diffusers import (
     SASolverScheduler,
     UniPCMultistepScheduler,
 )
-from tiny import tiny_chroma, tiny_flux, tiny_lumina2, tiny_pixart, tiny_sd, tiny_sd3, tiny_sdxl, tiny_z_image
+from tiny import TINY, tiny_chroma, tiny_flux, tiny_lumina2, tiny_pixart, tiny_sd, tiny_sd3, tiny_sdxl, tiny_z_image
 
 from probeselect.backbones.loading import load_backbone
 from probeselect.backbones.taps import X0
@@ -229,6 +229,14 @@ def test_what_is_not_asked_for_is_not_computed(monkeypatch):
     monkeypatch.setattr("probeselect.sampling.replay.x0_prediction", None)
     for stage in rollout(load_backbone(tiny_sd(DDIMScheduler())), candidates_of("a", 2), [0.5], **ARGUMENTS):
         assert stage.maps == {}
+
+
+def test_a_pipeline_of_pipelines_is_refused():
+    build, arguments = TINY["Kandinsky 2.2"]
+    backbone = load_backbone(build())
+    arguments = {name: value for name, value in arguments.items() if name not in ("prompt", "negative_prompt")}
+    with pytest.raises(UsageError, match="KandinskyV22CombinedPipeline"):
+        list(rollout(backbone, candidates_of("a", 1), [0.5], **arguments))
 
 
 def test_two_rungs_on_one_step_are_refused():

@@ -319,7 +319,7 @@ def tiny_cogview4() -> DiffusionPipeline:
     )  # fmt: skip
     config = transformers.GlmConfig(**_LLM, head_dim=8)
     pipe = diffusers.CogView4Pipeline(
-        tokenizer=_qwen_tokenizer(), text_encoder=_seeded(transformers.GlmModel, config), vae=_vae(4),
+        tokenizer=_t5_tokenizer(), text_encoder=_seeded(transformers.GlmModel, config), vae=_vae(4),
         transformer=transformer, scheduler=_flow(),
     )  # fmt: skip
     return _ready(pipe)

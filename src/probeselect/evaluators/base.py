@@ -86,11 +86,11 @@ class TransformersEvaluator(ABC):
         sizes = self._image_sizes(self.model.config.vision_config.image_size)
         self.image_processor = _read(self.image_processor_class.from_pretrained, source, **sizes)
 
+    @torch.no_grad()
     def features(self, images: Sequence[Image.Image]) -> Tensor:
         """Return the features [N, ...] of images of any size and mode. Raises UsageError without images."""
         _check(images)
-        with torch.no_grad():
-            parts = [self._features(self._pixels(images[rows])) for rows in self._batches(len(images))]
+        parts = [self._features(self._pixels(images[rows])) for rows in self._batches(len(images))]
         return _nan_rows(torch.cat(parts).float())
 
     def score(self, features: Tensor, prompts: Sequence[str]) -> Tensor:
@@ -100,13 +100,13 @@ class TransformersEvaluator(ABC):
         parts = [self._score(features[rows], prompts[rows]) for rows in self._batches(len(prompts))]
         return _nan_rows(torch.cat(parts).float())
 
+    @torch.no_grad()
     def __call__(self, images: Sequence[Image.Image], prompts: Sequence[str]) -> Tensor:
         """Return the rewards [N] of N images. Raises UsageError unless there are N prompts."""
         _check(images, prompts)
-        with torch.no_grad():
-            # Batch by batch, for the features of many images at once may be large.
-            parts = [self.score(self.features(images[rows]), prompts[rows]) for rows in self._batches(len(images))]
-        return torch.cat(parts)
+        # Batch by batch, for the features of many images at once may be large.
+        batches = self._batches(len(images))
+        return torch.cat([self.score(self.features(images[rows]), prompts[rows]) for rows in batches])
 
     @staticmethod
     @abstractmethod
@@ -125,8 +125,7 @@ class TransformersEvaluator(ABC):
         return [slice(start, start + self.batch_size) for start in range(0, count, self.batch_size)]
 
     def _pixels(self, images: Sequence[Image.Image]) -> Tensor:
-        rgb = [image.convert("RGB") for image in images]
-        pixels: Tensor = self.image_processor(rgb, return_tensors="pt")["pixel_values"]
+        pixels: Tensor = self.image_processor(list(images), return_tensors="pt")["pixel_values"]
         return pixels.to(self.model.device)
 
     def _tokens(self, prompts: Sequence[str], padding: str) -> dict[str, Tensor]:

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 from torch.nn import functional as F
 from transformers import CLIPImageProcessorPil, CLIPModel
@@ -35,8 +34,7 @@ class ClipEvaluator(TransformersEvaluator):
 
     def _score(self, features: Tensor, prompts: Sequence[str]) -> Tensor:
         distinct = list(dict.fromkeys(prompts))  # the candidates of a group share their prompt
-        with torch.no_grad():
-            tokens = self._tokens(distinct, padding="max_length")
-            text = self.model.get_text_features(**tokens).pooler_output.float()  # [distinct, D]
+        tokens = self._tokens(distinct, padding="max_length")
+        text = self.model.get_text_features(**tokens).pooler_output.float()  # [distinct, D]
         text = text[[distinct.index(prompt) for prompt in prompts]]  # [N, D]
         return self.scale * F.cosine_similarity(features.float(), text)

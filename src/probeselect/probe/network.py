@@ -147,6 +147,10 @@ class Probe(
             self.register_buffer(f"projection_{i}", orthonormal(projected, channels, seed=i))  # [P, C]
             self.register_buffer(f"mean_{i}", torch.zeros(projected))
             self.register_buffer(f"std_{i}", torch.ones(projected))
+        for i, head in enumerate(config.heads):
+            if head.kind == "features":  # predicted in units of each feature's own spread
+                self.register_buffer(f"feature_mean_{i}", torch.zeros(head.shape[0]))
+                self.register_buffer(f"feature_std_{i}", torch.ones(head.shape[0]))
         self.rung_embedding = nn.Sequential(nn.Linear(16, self.condition_width), nn.SiLU())
         if config.prompt_width:
             self.prompt_embedding = nn.Linear(config.prompt_width, self.condition_width)
@@ -193,13 +197,31 @@ class Probe(
 
     def predict(self, encoded: Tensor, condition: Tensor, head: str) -> Tensor:
         """Head's output: features [N, *shape], or the reward [N] of a scalar head."""
-        row = next(h for h in self.config.heads if h.evaluator == head)
+        index, row = self._row(head)
         if row.kind == "features" and len(row.shape) == 3:
-            maps = self.heads[_key(head)](encoded)
-            return F.interpolate(maps, size=row.shape[1:], mode="bilinear") if maps.shape[2:] != row.shape[1:] else maps
-        pooled = torch.cat([encoded.mean((2, 3)), encoded.amax((2, 3)), condition], 1)
-        out: Tensor = self.heads[_key(head)](pooled)
-        return out[:, 0] if row.kind == "scalar" else out.unflatten(1, row.shape)
+            out: Tensor = self.heads[_key(head)](encoded)
+            if out.shape[2:] != row.shape[1:]:
+                out = F.interpolate(out, size=row.shape[1:], mode="bilinear", antialias=True)
+        else:
+            pooled = torch.cat([encoded.mean((2, 3)), encoded.amax((2, 3)), condition], 1)
+            out = self.heads[_key(head)](pooled)
+            if row.kind == "scalar":
+                return out[:, 0]
+            out = out.unflatten(1, row.shape)
+        mean, std = self._feature_units(index, out.ndim)
+        return out * std + mean
+
+    def in_units(self, features: Tensor, head: str) -> Tensor:
+        """Features [N, *shape] in units of each one's spread over the training set: what distillation compares."""
+        mean, std = self._feature_units(self._row(head)[0], features.ndim)
+        return (features - mean) / std
+
+    def _row(self, head: str) -> tuple[int, Head]:
+        return next((i, row) for i, row in enumerate(self.config.heads) if row.evaluator == head)
+
+    def _feature_units(self, index: int, ndim: int) -> tuple[Tensor, Tensor]:
+        shape = (-1, *[1] * (ndim - 2))
+        return getattr(self, f"feature_mean_{index}").view(shape), getattr(self, f"feature_std_{index}").view(shape)
 
     def score(
         self,
@@ -213,8 +235,7 @@ class Probe(
         rungs = torch.full((len(prompts),), float(rung), device=next(self.parameters()).device)
         encoded, condition = self.encode(self.project(maps), rungs, prompt_embeddings)
         predicted = self.predict(encoded, condition, head)
-        row = next(h for h in self.config.heads if h.evaluator == head)
-        return predicted if row.kind == "scalar" else self._formula(head).score(predicted, prompts)
+        return predicted if self._row(head)[1].kind == "scalar" else self._formula(head).score(predicted, prompts)
 
     def _formula(self, head: str) -> Any:
         """The evaluator whose formula scores predicted features; loaded once."""

@@ -22,16 +22,16 @@ from probeselect.probe.network import Head, Probe, ProbeConfig
 class TrainingSettings:
     """Weights of the losses and the schedule. The listwise temperature and margin fall over the run, coarse to fine."""
 
-    epochs: int = 10
-    groups_per_batch: int = 16
+    epochs: int = 6
+    groups_per_batch: int = 8
     rate: float = 2e-3
     weight_decay: float = 0.02
-    listwise_weight: float = 1.0
-    contrast_weight: float = 0.1
+    listwise_weight: float = 0.3
+    contrast_weight: float = 0.02
     distillation_weight: float = 1.0
     temperature: tuple[float, float] = (1.0, 0.25)  # in units of the spread of scores within a prompt
     margin: tuple[float, float] = (0.4, 0.0)  # in units of the evaluator's spread within a prompt
-    ema_decay: float = 0.995
+    ema_decay: float = 0.99
     seed: int = 0
 
 
@@ -76,6 +76,11 @@ def new_probe(
         values = torch.cat([table.tensors[f"map/{tap}/{rung:g}"].flatten(0, 1) for rung in config.rungs]).float()
         getattr(probe, f"mean_{i}").copy_(values.mean((0, 2, 3)))
         getattr(probe, f"std_{i}").copy_(values.std((0, 2, 3)).clamp_min(1e-4))
+    if head.kind == "features":
+        features = table.tensors[f"features/{head.evaluator}"].float().flatten(0, 1)  # [G * N, F, ...]
+        others = [axis for axis in range(features.ndim) if axis != 1]
+        probe.get_buffer("feature_mean_0").copy_(features.mean(others))
+        probe.get_buffer("feature_std_0").copy_(features.std(others).clamp_min(1e-4))
     return probe
 
 
@@ -116,7 +121,8 @@ def train(
         optimizer, settings.rate, total_steps=settings.epochs * batches, pct_start=0.1
     )
     average = torch.optim.swa_utils.AveragedModel(
-        probe, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(settings.ema_decay)
+        probe,
+        avg_fn=lambda mean, new, seen: torch.lerp(mean, new, 1 - min(settings.ema_decay, (1 + seen) / (10 + seen))),
     )
     rungs = torch.tensor(probe.config.rungs)
     for epoch in range(settings.epochs):
@@ -177,9 +183,10 @@ def _loss(
     loss = torch.zeros(())
     if head.kind == "features":
         target = table.tensors[f"features/{evaluator.name}"][rows].float()
-        loss = loss + settings.distillation_weight * feature_distillation(
-            predicted.unflatten(0, (-1, n)), target, valid
+        ours, theirs = (
+            probe.in_units(f, head.evaluator).unflatten(0, (-1, n)) for f in (predicted, target.flatten(0, 1))
         )
+        loss = loss + settings.distillation_weight * feature_distillation(ours, theirs, valid)
         texts = [table.prompts[i] for i in rows.tolist() for _ in range(n)]
         scores = evaluator.score(predicted, texts).view(-1, n)
     else:

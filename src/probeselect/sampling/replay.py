@@ -164,6 +164,8 @@ class WaveRun:
             except _RungReached:
                 pipe.maybe_free_model_hooks()
                 return None
+        if not self.steps:
+            raise UsageError(f"model: {type(pipe).__name__} does not step its own scheduler, so it cannot be followed")
         return list(output.images)
 
     @property
@@ -275,6 +277,6 @@ def quiet(pipe: Any) -> Iterator[None]:
         yield
     finally:
         if found is None:
-            del pipe._progress_bar_config
+            pipe.__dict__.pop("_progress_bar_config", None)  # a pipeline of pipelines never sets it
         else:
             pipe._progress_bar_config = found

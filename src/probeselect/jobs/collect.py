@@ -17,7 +17,7 @@ from probeselect.backbones.taps import Tap
 from probeselect.core.candidates import candidates_of
 from probeselect.data.shards import Shard, shard_path, write_shard
 from probeselect.evaluators.base import Evaluator
-from probeselect.probe.network import orthonormal
+from probeselect.probe.network import orthonormal, project
 from probeselect.sampling.rollout import Stage, rollout
 
 
@@ -89,6 +89,5 @@ def _maps_of(stage: Stage, plan: Plan, groups: tuple[int, int]) -> dict[str, Ten
     maps = {}
     for i, (name, values) in enumerate(stage.maps.items()):
         basis = orthonormal(min(plan.projected_channels, values.shape[1]), values.shape[1], seed=i).to(values.device)
-        projected = torch.einsum("pc,nchw->nphw", basis, values.float())
-        maps[f"map/{name}/{stage.rung:g}"] = projected.unflatten(0, groups).half().cpu()
+        maps[f"map/{name}/{stage.rung:g}"] = project(basis, values).unflatten(0, groups).half().cpu()
     return maps

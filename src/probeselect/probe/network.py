@@ -168,10 +168,7 @@ class Probe(
 
     def project(self, maps: dict[str, Tensor]) -> dict[str, Tensor]:
         """Taps as they come, [N, C, H, W] -> [N, P, H, W], what is stored for training: one basis for all samples."""
-        return {
-            tap: torch.einsum("pc,nchw->nphw", getattr(self, f"projection_{i}"), maps[tap].float())
-            for i, tap in enumerate(self.config.taps)
-        }
+        return {tap: project(getattr(self, f"projection_{i}"), maps[tap]) for i, tap in enumerate(self.config.taps)}
 
     def encode(
         self, projected: dict[str, Tensor], rung: Tensor, prompt_embeddings: Tensor | None
@@ -282,6 +279,11 @@ def orthonormal(rows: int, columns: int, seed: int) -> Tensor:
         return torch.eye(rows, columns)
     square = torch.randn(columns, columns, generator=torch.Generator().manual_seed(seed))
     return torch.linalg.qr(square)[0][:rows].contiguous()
+
+
+def project(basis: Tensor, maps: Tensor) -> Tensor:
+    """1x1 projection of maps [N, C, H, W] by a basis [P, C], in fp32: [N, P, H, W]."""
+    return (basis @ maps.float().flatten(2)).unflatten(2, maps.shape[2:])
 
 
 def sinusoid(fraction: Tensor, width: int) -> Tensor:

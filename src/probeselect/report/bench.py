@@ -10,7 +10,7 @@ import torch
 from probeselect.backbones.loading import Backbone, load_backbone
 from probeselect.core.candidates import candidates_of
 from probeselect.embedded.captions import draw_prompts
-from probeselect.probe.network import orthonormal
+from probeselect.probe.network import orthonormal, project
 from probeselect.sampling.rollout import Stage, rollout
 from probeselect.sampling.scorers import load_scorer
 from probeselect.sampling.select import SelectiveSampler
@@ -102,7 +102,7 @@ def _projection(repeats: int) -> Iterator[dict[str, Any]]:
     basis = orthonormal(48, 608, seed=0)
 
     def fixed() -> None:
-        torch.einsum("pc,nchw->nphw", basis, maps)
+        project(basis, maps)
 
     def full_svd() -> None:
         for sample in maps:

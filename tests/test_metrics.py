@@ -78,10 +78,12 @@ def test_pooled_rewards_a_constant_per_prompt_and_within_prompt_does_not() -> No
 
 def test_choice_metrics(table: Table) -> None:
     rows = choosing(table)
-    chosen = [r[s.index(max(s))] for s, r in rows]  # index: the first of equals
+    first = [[y for x, y in zip(s, r, strict=True) if x == max(s)] for s, r in rows]  # equals share the choice
+    chosen = [np.mean(rewards) for rewards in first]
     best = [max(r) for _, r in rows]
     average = [sum(r) / len(r) for _, r in rows]
-    assert top1_hit(*table) == pytest.approx(np.mean([c == b for c, b in zip(chosen, best, strict=True)]))
+    hits = [np.mean([y == b for y in rewards]) for rewards, b in zip(first, best, strict=True)]
+    assert top1_hit(*table) == pytest.approx(np.mean(hits))
     assert regret(*table) == pytest.approx(np.mean(best) - np.mean(chosen))
     share = (np.mean(chosen) - np.mean(average)) / (np.mean(best) - np.mean(average))
     assert gain_share(*table) == pytest.approx(share)
@@ -94,6 +96,13 @@ def test_a_perfect_scorer() -> None:
     assert gain_share(rewards, rewards) == 1
     assert gain_share(-rewards, rewards) < 0
     assert within_prompt_spearman(-rewards, rewards).mean == pytest.approx(-1)
+
+
+def test_a_scorer_that_says_nothing_is_worth_nothing() -> None:
+    rewards = np.sort(np.random.default_rng(1).normal(size=(20, 4)))  # the order of the candidates would tell
+    silent = np.zeros_like(rewards)
+    assert gain_share(silent, rewards) == pytest.approx(0)
+    assert top1_hit(silent, rewards) == 0.25
 
 
 @pytest.mark.parametrize("n", [1, 2, 3, 6])

@@ -3,7 +3,8 @@
 Shapes: P prompts, N candidates per prompt, `scores`, `rewards` and `valid` all [P, N]; `valid` marks the
 entries to count (all, when left out), what lies elsewhere is never read. Higher is better for both. A prompt
 with fewer than two valid candidates offers no choice and is left out of every figure that is about choosing.
-An undefined figure is NaN. Ties between scores go to the earlier candidate, as in the policies.
+An undefined figure is NaN. Where several candidates share the best score, the choice is one of them at random, and
+figures are its expectation: a scorer that says nothing is worth nothing, whatever the order of the candidates.
 """
 
 import math
@@ -49,8 +50,9 @@ def pooled_spearman(scores: ArrayLike, rewards: ArrayLike, valid: ArrayLike | No
 
 def top1_hit(scores: ArrayLike, rewards: ArrayLike, valid: ArrayLike | None = None) -> float:
     """Share of prompts whose best-scored candidate has the prompt's best reward."""
-    chosen, best, _ = _choices(scores, rewards, valid)
-    return _mean(chosen == best)
+    s, r, v = _with_a_choice(scores, rewards, valid)
+    hit = r == np.where(v, r, -np.inf).max(axis=1, keepdims=True)  # [U, N]
+    return _mean(_mean_of_best_scored(s, hit, v))
 
 
 def regret(scores: ArrayLike, rewards: ArrayLike, valid: ArrayLike | None = None) -> float:
@@ -124,13 +126,22 @@ def _table(scores: ArrayLike, rewards: ArrayLike, valid: ArrayLike | None) -> tu
 
 def _choices(scores: ArrayLike, rewards: ArrayLike, valid: ArrayLike | None) -> tuple[Floats, Floats, Floats]:
     """Reward of the best-scored candidate, best reward and mean reward of every prompt with a choice: [U]."""
+    s, r, v = _with_a_choice(scores, rewards, valid)
+    best = np.where(v, r, -np.inf).max(axis=1)
+    return _mean_of_best_scored(s, r, v), best, np.where(v, r, 0).sum(axis=1) / v.sum(axis=1)
+
+
+def _with_a_choice(scores: ArrayLike, rewards: ArrayLike, valid: ArrayLike | None) -> tuple[Floats, Floats, Mask]:
     s, r, v = _table(scores, rewards, valid)
     rows = v.sum(axis=1) > 1  # [P]
-    s, r, v = s[rows], r[rows], v[rows]  # [U, N]
-    first = np.where(v, s, -np.inf).argmax(axis=1)  # [U], the earliest of equals
-    chosen = np.take_along_axis(r, first[:, None], axis=1)[:, 0]
-    best = np.where(v, r, -np.inf).max(axis=1)
-    return chosen, best, np.where(v, r, 0).sum(axis=1) / v.sum(axis=1)
+    return s[rows], r[rows], v[rows]  # [U, N]
+
+
+def _mean_of_best_scored(scores: Floats, values: Floats | Mask, valid: Mask) -> Floats:
+    """Mean of `values` over the candidates that share the best score, [U]."""
+    s = np.where(valid, scores, -np.inf)
+    first = s == s.max(axis=1, keepdims=True)  # [U, N]
+    return np.where(first, values, 0).sum(axis=1) / first.sum(axis=1)
 
 
 def _mean(values: NDArray[np.floating] | Mask) -> float:

@@ -20,7 +20,9 @@ from probeselect.core.errors import ProbeSelectError, UsageError
 class Evaluator(Protocol):
     """Rewards finished images; N images, one prompt each, higher is better.
 
-    It may also have `reasons(features, prompts) -> list[list[str]]`: what each image lacks, in words.
+    It may also have `reasons(features, prompts) -> list[list[str]]`: what each image lacks, in words; and
+    `feature_distance(predicted, target) -> Tensor [N]`: what a distilled probe makes small, where the mean square of
+    the difference is not a good measure of it.
     """
 
     name: str

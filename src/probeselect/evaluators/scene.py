@@ -227,6 +227,24 @@ class SceneCheck:
             rewards.append((LEAST_CREDIT + (1 - LEAST_CREDIT) * credits).log().mean().exp())
         return torch.stack(rewards)
 
+    def feature_distance(self, predicted: Tensor, target: Tensor) -> Tensor:
+        """Cross-entropy [N] between the evidence of predicted maps and of a picture's, both [N, ...].
+
+        Logits far below zero all mean "nothing there", so their squared difference says little; a proper score of
+        probabilities makes a doubtful object a doubtful one, not a faint one everywhere. A centre that is one cell
+        off counts as found: the rules do not look closer.
+        """
+        centres, colours, backgrounds, side = predicted.split(MAP_SIZES, 1)
+        t_centres, t_colours, t_backgrounds, t_side = target.split(MAP_SIZES, 1)
+        heat = F.max_pool2d(t_centres.sigmoid(), 3, stride=1, padding=1)  # [N, nouns, 16, 16]
+        near = heat.amax(1)  # [N, 16, 16]
+        found = F.binary_cross_entropy_with_logits(centres, heat, reduction="none").sum((1, 2, 3))
+        colour = (near * -(t_colours.softmax(1) * colours.log_softmax(1)).sum(1)).sum((1, 2))
+        size = (near * (side - t_side)[:, 0].abs()).sum((1, 2))
+        seen, wanted = backgrounds.mean((2, 3)), t_backgrounds.mean((2, 3)).softmax(1)
+        background = -(wanted * seen.log_softmax(1)).sum(1)
+        return (found + 0.5 * colour + size) / 10 + 0.5 * background
+
     def reasons(self, features: Tensor, prompts: Sequence[str]) -> list[list[str]]:
         """What each picture lacks, in words; empty where every fact has more than half of its credit."""
         evidence = read_maps(features)

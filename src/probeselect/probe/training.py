@@ -32,6 +32,7 @@ class TrainingSettings:
     temperature: tuple[float, float] = (1.0, 0.25)  # in units of the spread of scores within a prompt
     margin: tuple[float, float] = (0.4, 0.0)  # in units of the evaluator's spread within a prompt
     ema_decay: float = 0.99
+    bf16: bool = False  # the encoder's arithmetic; worth it where the CPU multiplies bf16 faster
     seed: int = 0
 
 
@@ -108,14 +109,10 @@ def predict_table(probe: Probe, table: Shard, rung: float, evaluator: Evaluator,
 def train(
     probe: Probe, train_table: Shard, val_table: Shard, evaluator: Evaluator, settings: TrainingSettings
 ) -> Iterator[Epoch]:
-    """Train `probe` in place; yield after every epoch. At the end it holds the averaged weights."""
+    """Train `probe` in place; yield after every epoch. At each yield it holds the averaged weights."""
     torch.manual_seed(settings.seed)
-    head = probe.config.heads[0]
-    rewards = train_table.tensors[f"reward/{evaluator.name}"]
-    spread = float((rewards - rewards.mean(1, keepdim=True)).std())
-    text_projection = nn.Linear(probe.config.prompt_width, 2 * probe.config.width)
-    parameters = [*probe.parameters(), *text_projection.parameters()]
-    optimizer = torch.optim.AdamW(parameters, lr=settings.rate, weight_decay=settings.weight_decay)
+    objective = Objective(probe, train_table, evaluator, settings)
+    optimizer = torch.optim.AdamW(objective.parameters(), lr=settings.rate, weight_decay=settings.weight_decay)
     batches = -(-len(train_table.prompts) // settings.groups_per_batch)
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimizer, settings.rate, total_steps=settings.epochs * batches, pct_start=0.1
@@ -124,31 +121,17 @@ def train(
         probe,
         avg_fn=lambda mean, new, seen: torch.lerp(mean, new, 1 - min(settings.ema_decay, (1 + seen) / (10 + seen))),
     )
-    rungs = torch.tensor(probe.config.rungs)
     for epoch in range(settings.epochs):
         done = epoch / max(settings.epochs - 1, 1)
         temperature, margin = (a + (b - a) * done for a, b in (settings.temperature, settings.margin))
         probe.train()
         losses = []
         for rows in torch.randperm(len(train_table.prompts)).split(settings.groups_per_batch):
-            rung = float(rungs[torch.randint(len(rungs), ())])
-            rung = min(probe.config.rungs, key=lambda r, x=rung: abs(r - x))  # type: ignore[misc]
-            loss = _loss(
-                probe,
-                train_table,
-                rows,
-                rung,
-                head,
-                evaluator,
-                settings,
-                temperature,
-                margin,
-                spread,
-                text_projection,
-            )
+            rung = probe.config.rungs[int(torch.randint(len(probe.config.rungs), ()))]
+            loss = objective(rows, rung, temperature, margin)
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
-            nn.utils.clip_grad_norm_(parameters, 1.0)
+            nn.utils.clip_grad_norm_(objective.parameters(), 1.0)
             optimizer.step()
             schedule.step()
             average.update_parameters(probe)
@@ -161,44 +144,54 @@ def train(
             probe.load_state_dict(current)
 
 
-def _loss(
-    probe: Probe,
-    table: Shard,
-    rows: Tensor,
-    rung: float,
-    head: Head,
-    evaluator: Evaluator,
-    settings: TrainingSettings,
-    temperature: float,
-    margin: float,
-    spread: float,
-    text_projection: nn.Linear,
-) -> Tensor:
-    n = table.tensors["seeds"].shape[1]
-    rewards = table.tensors[f"reward/{evaluator.name}"][rows]  # [R, N]
-    valid = torch.ones_like(rewards, dtype=torch.bool)
-    maps, rung_column, prompts = inputs_of(table, probe.config, rows, rung)
-    encoded, condition = probe.encode(maps, rung_column, prompts)
-    predicted = probe.predict(encoded, condition, evaluator.name)
-    loss = torch.zeros(())
-    if head.kind == "features":
-        target = table.tensors[f"features/{evaluator.name}"][rows].float()
-        ours, theirs = (
-            probe.in_units(f, head.evaluator).unflatten(0, (-1, n)) for f in (predicted, target.flatten(0, 1))
-        )
-        loss = loss + settings.distillation_weight * feature_distillation(ours, theirs, valid)
-        texts = [table.prompts[i] for i in rows.tolist() for _ in range(n)]
-        scores = evaluator.score(predicted, texts).view(-1, n)
-    else:
-        scores = predicted.view(-1, n)
-    if settings.listwise_weight:
-        unit = spread if head.kind == "features" else 1.0
-        loss = loss + settings.listwise_weight * listwise(scores / unit, rewards, valid, temperature, margin * spread)
-    if settings.contrast_weight:
-        pooled = torch.cat([encoded.mean((2, 3)), encoded.amax((2, 3))], 1).unflatten(0, (-1, n))  # [R, N, 2W]
-        texts_embedded = text_projection(table.tensors["prompt"][rows].float())  # [R, 2W]
-        loss = loss + settings.contrast_weight * info_nce(pooled, texts_embedded, valid, 0.1)
-    return loss
+class Objective(nn.Module):
+    """The loss of a probe on groups of a table: distillation, Eq. 5 and Eq. 6, each with its weight.
+
+    A module because Eq. 6 brings weights of its own, the projection of the prompt embedding.
+    """
+
+    def __init__(self, probe: Probe, table: Shard, evaluator: Evaluator, settings: TrainingSettings) -> None:
+        super().__init__()
+        self.probe, self.table, self.evaluator, self.settings = probe, table, evaluator, settings
+        self.head = probe.config.heads[0]
+        self.text_projection = nn.Linear(probe.config.prompt_width, 2 * probe.config.width)
+        self.rewards = table.tensors[f"reward/{evaluator.name}"]  # [G, N]
+        self.spread = float((self.rewards - self.rewards.mean(1, keepdim=True)).std())
+
+    def forward(self, rows: Tensor, rung: float, temperature: float, margin: float) -> Tensor:
+        """Loss of groups `rows` [R] at `rung`; `temperature` and `margin` in units of the spread within a prompt."""
+        settings, rewards = self.settings, self.rewards[rows]  # [R, N]
+        groups = tuple(rewards.shape)
+        valid = torch.ones_like(rewards, dtype=torch.bool)
+        with torch.autocast("cpu", torch.bfloat16, enabled=settings.bf16):
+            encoded, condition = self.probe.encode(*inputs_of(self.table, self.probe.config, rows, rung))
+        encoded, condition = encoded.float(), condition.float()
+        predicted = self.probe.predict(encoded, condition, self.evaluator.name)
+        loss = torch.zeros(())
+        if self.head.kind == "features":
+            target = self.table.tensors[f"features/{self.evaluator.name}"][rows].flatten(0, 1).float()
+            loss = loss + settings.distillation_weight * self._distance(predicted, target)
+            prompts = [self.table.prompts[i] for i in rows.tolist() for _ in range(groups[1])]
+            scores = self.evaluator.score(predicted, prompts).view(groups) / self.spread
+        else:
+            scores = predicted.view(groups)
+        if settings.listwise_weight:
+            ranking = listwise(scores, rewards, valid, temperature, margin * self.spread)
+            loss = loss + settings.listwise_weight * ranking
+        if settings.contrast_weight:
+            pooled = torch.cat([encoded.mean((2, 3)), encoded.amax((2, 3))], 1).unflatten(0, groups)  # [R, N, 2W]
+            text = self.text_projection(self.table.tensors["prompt"][rows].float())  # [R, 2W]
+            loss = loss + settings.contrast_weight * info_nce(pooled, text, valid, 0.1)
+        return loss
+
+    def _distance(self, predicted: Tensor, target: Tensor) -> Tensor:
+        """By the evaluator's own measure, else the mean square in units of each feature's spread."""
+        own = getattr(self.evaluator, "feature_distance", None)
+        if own is not None:
+            mean: Tensor = own(predicted, target).mean()
+            return mean
+        ours, theirs = (self.probe.in_units(f, self.head.evaluator)[None] for f in (predicted, target))
+        return feature_distillation(ours, theirs, torch.ones(ours.shape[:2], dtype=torch.bool))
 
 
 def _validate(probe: Probe, table: Shard, evaluator: Evaluator, epoch: int, loss: float) -> Epoch:

@@ -100,7 +100,7 @@ def train(
     text_encoder: CLIPTextModel,
     steps: int,
     images: int,
-    batch: int = 64,
+    batch: int = 128,
     start: Path | None = None,
 ) -> Generator:
     """Train for `steps` in all, resuming; a first run begins from the pipeline folder `start` when given."""
@@ -116,16 +116,18 @@ def train(
     state = TrainingState(work / "denoiser.safetensors", module, optimizer)
     log = Log(work / "denoiser.jsonl", steps)
     module.train()
-    for step, rng in steps_of(state, steps, "denoiser", save_every=200):
+    for step, rng in steps_of(state, steps, "denoiser", save_every=100):
         rows = [rng.randrange(len(captions)) for _ in range(batch)]
         texts = ["" if rng.random() < CAPTION_DROPOUT else another_caption(captions[i], rng) for i in rows]
         clean = latents[rows].float()  # [B, 4, 16, 16]
         noise = torch.randn_like(clean)
         timesteps = ((torch.arange(batch) + torch.rand(batch)) / batch * 1000).long()  # stratified over [0, 1000)
         target = scheduler.get_velocity(clean, noise, timesteps)
-        predicted = module(scheduler.add_noise(clean, noise, timesteps), timesteps, tokenize(tokenizer, texts))
+        noisy, ids = scheduler.add_noise(clean, noise, timesteps), tokenize(tokenizer, texts)
+        with torch.autocast("cpu", torch.bfloat16):
+            predicted = module(noisy, timesteps, ids)
         weight = 1 + (OBJECT_WEIGHT - 1) * masks[rows].float()[:, None]  # [B, 1, 16, 16]
-        loss = (weight * (predicted - target) ** 2).mean()
+        loss = (weight * (predicted.float() - target) ** 2).mean()
         state.update(loss, rate_at(step, steps, peak=2e-3))
         log.add(state.step, batch, loss=loss.item())
     state.use_ema()

@@ -169,3 +169,14 @@ def test_info_of_a_folder(folders, capsys):
 def test_help_does_not_wait_for_torch():
     code = "import sys; from probeselect import cli; assert 'torch' not in sys.modules"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_a_prompt_that_the_evaluator_cannot_judge_is_refused_before_any_work(capsys, tmp_path, monkeypatch):
+    from probeselect.sampling import select
+
+    monkeypatch.setattr(select, "rollout", lambda *_, **__: pytest.fail("work was done"))
+    for options in (["--scorer", "random", "--evaluate", "scene-check"], ["--scorer", "preview:scene-check"]):
+        monkeypatch.setattr("sys.argv", ["probeselect", "generate", "a sofa", *options, "--out", str(tmp_path)])
+        with pytest.raises(SystemExit) as stop:
+            main()
+        assert stop.value.code == 2 and "names none of the nouns" in capsys.readouterr().err

@@ -103,3 +103,41 @@ def test_the_reward_can_be_climbed():
 def test_facts_are_what_the_caption_says():
     claims = [fact.claim for fact in facts(parse(RIGHT), read_maps(planted(*SCENE)), 0)]
     assert claims == ["two dogs", "one book", "purple book", "dog above book", "blue background", "nothing else"]
+
+
+def distance(predicted: torch.Tensor, target: torch.Tensor) -> float:
+    return float(SceneCheck.__new__(SceneCheck).feature_distance(predicted, target)[0])
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        planted(*SCENE[1:]),  # a dog is missing
+        planted(*SCENE, ("dog", None, 12, 13)),  # one too many
+        planted(("dog", None, 7, 3), *SCENE[1:]),  # elsewhere
+        planted(("frog", None, 3, 3), *SCENE[1:]),
+        planted(*SCENE[:2], ("book", "red", 12, 8)),
+        planted(*SCENE, background="pink"),
+        planted(*SCENE, side=50),
+    ],
+)
+def test_a_probe_pays_for_every_kind_of_error(wrong):
+    target = planted(*SCENE)
+    assert distance(wrong, target) > distance(target, target) + 0.05
+
+
+def test_the_best_prediction_of_a_doubtful_object_is_its_probability():
+    """Half of the pictures have the second dog: the maps that cost least over both say one half."""
+    there, absent = planted(*SCENE), planted(SCENE[0], SCENE[2])
+    predicted = there.clone()
+    cost = {}
+    for logit in (-4.0, -1.0, 0.0, 1.0, 4.0):
+        predicted[0, NOUNS.index("dog"), 2:5, 11:14] = logit  # a centre counts in the cells around it
+        cost[logit] = distance(predicted, there) + distance(predicted, absent)
+    assert min(cost, key=cost.get) == 0.0
+
+
+def test_one_cell_off_costs_less_than_four():
+    target = planted(("dog", None, 8, 8))
+    near, far = (planted(("dog", None, 8, column)) for column in (9, 12))
+    assert distance(near, target) < distance(far, target)

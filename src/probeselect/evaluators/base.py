@@ -20,9 +20,11 @@ from probeselect.core.errors import ProbeSelectError, UsageError
 class Evaluator(Protocol):
     """Rewards finished images; N images, one prompt each, higher is better.
 
-    It may also have `reasons(features, prompts) -> list[list[str]]`: what each image lacks, in words; and
-    `feature_distance(predicted, target) -> Tensor [N]`: what a distilled probe makes small, where the mean square of
-    the difference is not a good measure of it.
+    It may also have
+    - `check_prompts(prompts)`: raises UsageError for a prompt it cannot judge; asked before any image is made;
+    - `reasons(features, prompts) -> list[list[str]]`: what each image lacks, in words;
+    - `feature_distance(predicted, target) -> Tensor [N]`: what a distilled probe makes small, where the mean square
+      of the difference is not a good measure of it.
     """
 
     name: str
@@ -38,6 +40,11 @@ class Evaluator(Protocol):
     def __call__(self, images: Sequence[Image.Image], prompts: Sequence[str]) -> Tensor:
         """Return the rewards [N] of the images, without gradients."""
         ...
+
+
+def check_prompts(judge: object, prompts: Sequence[str]) -> None:
+    """Raise UsageError for a prompt that an evaluator or scorer cannot judge, where it can tell."""
+    getattr(judge, "check_prompts", lambda _: None)(prompts)
 
 
 class TransformersEvaluator(ABC):

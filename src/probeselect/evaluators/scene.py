@@ -209,6 +209,11 @@ class SceneCheck:
         self.detector = SceneDetector(config["channels"]).to(device).eval()
         self.detector.load_state_dict({k: v.float() for k, v in load_file(folder / "model.safetensors").items()})
 
+    def check_prompts(self, prompts: Sequence[str]) -> None:
+        """Raises UsageError for a prompt that names no noun of the grammar."""
+        for prompt in prompts:
+            parse(prompt)
+
     @torch.no_grad()
     def features(self, images: Sequence[Image.Image]) -> Tensor:
         """Maps of evidence [N, sum(MAP_SIZES), 16, 16] of pictures of any size."""

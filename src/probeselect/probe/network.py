@@ -232,10 +232,13 @@ class Probe(
         rungs = torch.full((len(prompts),), float(rung), device=next(self.parameters()).device)
         encoded, condition = self.encode(self.project(maps), rungs, prompt_embeddings)
         predicted = self.predict(encoded, condition, head)
-        return predicted if self._row(head)[1].kind == "scalar" else self._formula(head).score(predicted, prompts)
+        formula = self.formula(head)
+        return predicted if formula is None else formula.score(predicted, prompts)
 
-    def _formula(self, head: str) -> Any:
-        """The evaluator whose formula scores predicted features; loaded once."""
+    def formula(self, head: str) -> Any:
+        """The evaluator whose formula scores predicted features, loaded once; None for a scalar head."""
+        if self._row(head)[1].kind == "scalar":
+            return None
         from probeselect.evaluators.table import load_evaluator
 
         loaded = self.__dict__.setdefault("_evaluators", {})

@@ -55,7 +55,12 @@ def load_table(folder: Path, evaluator: str) -> Shard:
 
 
 def new_probe(
-    table: Shard, head: Head, backbone: dict[str, Any], rungs: Sequence[float], taps: Sequence[tuple[str, int]]
+    table: Shard,
+    head: Head,
+    backbone: dict[str, Any],
+    rungs: Sequence[float],
+    taps: Sequence[tuple[str, int]],
+    width: int = 48,
 ) -> Probe:
     """A probe for the maps of `table`, standardised by their statistics. `taps`: (name, channels as they come)."""
     stored = {tap: table.tensors[f"map/{tap}/{rungs[0]:g}"] for tap, _ in taps}  # [G, N, P, H, W]
@@ -71,6 +76,7 @@ def new_probe(
         heads=(head,),
         prompt_width=table.tensors["prompt"].shape[1],
         grid=max(min(values.shape[-2:]) for values in stored.values()),
+        width=width,
     )
     probe = Probe(config)
     for i, tap in enumerate(config.taps):

@@ -3,14 +3,18 @@
 import statistics
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import torch
+from diffusers import SD3Transformer2DModel
+from torch.utils.flop_counter import FlopCounterMode
 
 from probeselect.backbones.loading import Backbone, load_backbone
+from probeselect.backbones.taps import X0, TapReader
 from probeselect.core.candidates import candidates_of
 from probeselect.embedded.captions import draw_prompts
-from probeselect.probe.network import orthonormal, project
+from probeselect.probe.network import Head, Probe, ProbeConfig, orthonormal, project
 from probeselect.sampling.rollout import Stage, rollout
 from probeselect.sampling.scorers import load_scorer
 from probeselect.sampling.select import SelectiveSampler
@@ -20,22 +24,24 @@ ARGUMENTS: dict[str, Any] = {"num_inference_steps": 20, "guidance_scale": 3.0}
 
 
 def run_bench(prompt_count: int, repeats: int) -> Iterator[dict[str, Any]]:
-    """Yield one row per figure: what is compared, both times in seconds (medians), and their ratio."""
+    """Yield one row per figure: what is compared, both costs (medians of seconds, or counts), and their ratio."""
     backbone = load_backbone("embedded", device="cpu")
     prompts = list(draw_prompts(prompt_count, seed=1, split="val"))
     yield from _selection(backbone, prompts, repeats, f"{prompt_count} prompts in shared waves")
     yield from _selection(backbone, prompts[:1], repeats, "one prompt alone")
     yield _resuming(backbone, prompts[:1], repeats)
     yield _scoring(backbone, prompts[0], repeats)
+    yield _operations()
     yield from _projection(repeats)
 
 
-def _row(what: str, seconds: float, reference: float) -> dict[str, Any]:
+def _row(what: str, cost: float, reference: float, unit: str = "seconds") -> dict[str, Any]:
     return {
         "what": what,
-        "seconds": round(seconds, 5),
+        "cost": round(cost, 5),
         "reference": round(reference, 5),
-        "ratio": seconds / reference,
+        "unit": unit,
+        "ratio": cost / reference,
     }
 
 
@@ -80,7 +86,7 @@ def _resuming(backbone: Backbone, prompts: list[str], repeats: int) -> dict[str,
 
 
 def _scoring(backbone: Backbone, prompt: str, repeats: int) -> dict[str, Any]:
-    """Tap, projection and scoring of five candidates at the rung, over one denoiser step of them."""
+    """Tap, projection and scoring of five candidates at the rung, over one guided denoiser step of them."""
     scorer = load_scorer("embedded", backbone)
     candidates = candidates_of(prompt, N)
     stage: Stage = next(iter(rollout(backbone, candidates, [RUNG], taps=scorer.taps, finish=False, **ARGUMENTS)))
@@ -92,8 +98,56 @@ def _scoring(backbone: Backbone, prompt: str, repeats: int) -> dict[str, Any]:
         with torch.no_grad():
             backbone.denoiser(latents, torch.tensor(500), text)
 
-    scoring, one_step = _paired(max(repeats, 9), lambda: scorer(stage), step)
-    return _row("projection and scoring of five candidates over one denoiser step of them", scoring, one_step)
+    def step_and_score() -> None:
+        with TapReader(backbone, scorer.taps) as reader:
+            step()
+            maps = {**reader.read(N), X0.name: stage.maps[X0.name]}
+        scorer(replace(stage, maps=maps))
+
+    both, one_step = _paired(max(repeats, 15), step_and_score, step)
+    what = f"tap, projection and scoring of {N} candidates over one denoiser step of them (limit 0.25)"
+    return _row(what, both - one_step, one_step)
+
+
+def _operations() -> dict[str, Any]:
+    """The same at the shape of SD3.5 medium at 1024 px, in counted operations: nothing is computed."""
+    with torch.device("meta"):
+        denoiser = SD3Transformer2DModel(
+            num_layers=24,
+            num_attention_heads=24,
+            attention_head_dim=64,
+            joint_attention_dim=4096,
+            caption_projection_dim=1536,
+            dual_attention_layers=tuple(range(13)),
+            qk_norm="rms_norm",
+            pos_embed_max_size=64,
+        )
+        probe = Probe(
+            ProbeConfig(
+                backbone="SD3.5 medium",
+                denoiser="SD3Transformer2DModel",
+                architecture="",
+                latent_channels=16,
+                taps=("transformer_blocks.20", X0.name),
+                tap_channels=(1536, 16),
+                projected_channels=(48, 16),
+                rungs=(RUNG,),
+                heads=(Head("clip-b16", "features", (512,)),),
+                prompt_width=4096,
+                grid=32,
+            )
+        )
+        maps = {"transformer_blocks.20": torch.empty(N, 1536, 64, 64), X0.name: torch.empty(N, 16, 128, 128)}
+        latents, text = torch.empty(2 * N, 16, 128, 128), torch.empty(2 * N, 333, 4096)
+        pooled, time_of_all = torch.empty(2 * N, 2048), torch.empty(2 * N)
+        with FlopCounterMode(display=False) as step, torch.no_grad():
+            denoiser(latents, text, pooled, time_of_all)
+        with FlopCounterMode(display=False) as scoring, torch.no_grad():
+            encoded, condition = probe.encode(probe.project(maps), torch.empty(N), text[:N].mean(1))
+            probe.predict(encoded, condition, "clip-b16")
+    counts = [float(counter.get_total_flops()) for counter in (scoring, step)]
+    what = f"projection and probe over one denoiser step of {N} candidates, SD3.5 medium, operations (limit 0.01)"
+    return _row(what, *counts, unit="operations")
 
 
 def _projection(repeats: int) -> Iterator[dict[str, Any]]:

@@ -5,6 +5,7 @@ backbone) and the probe. Scores of one scorer compare within a prompt; higher is
 """
 
 import random
+from collections.abc import Sequence
 from typing import Protocol
 
 import torch
@@ -14,7 +15,7 @@ from probeselect.backbones.loading import Backbone
 from probeselect.backbones.taps import X0, Tap
 from probeselect.core.errors import UsageError
 from probeselect.embedded import WEIGHTS
-from probeselect.evaluators.base import Evaluator
+from probeselect.evaluators.base import Evaluator, check_prompts
 from probeselect.evaluators.table import load_evaluator, parse_evaluator
 from probeselect.probe.files import load_probe
 from probeselect.probe.network import Probe
@@ -22,7 +23,7 @@ from probeselect.sampling.rollout import Stage
 
 
 class Scorer(Protocol):
-    """Partial candidates -> predicted score."""
+    """Partial candidates -> predicted score. It may also have `check_prompts`, as evaluators do."""
 
     name: str
     taps: tuple[Tap, ...]  # what a stage must hold
@@ -54,6 +55,9 @@ class PreviewScorer:
         self.evaluator = evaluator
         self.name = f"preview:{evaluator.name}"
 
+    def check_prompts(self, prompts: Sequence[str]) -> None:
+        check_prompts(self.evaluator, prompts)
+
     def __call__(self, stage: Stage) -> Tensor:
         if stage.pictures is None:
             raise UsageError(f"scorer {self.name}: needs previews, and this stage has none")
@@ -70,6 +74,9 @@ class ProbeScorer:
         self.head = head or probe.config.default_head
         probe.check_fits(backbone.describe())
         self.taps = tuple(X0 if tap == X0.name else Tap.parse(tap, backbone.family) for tap in probe.config.taps)
+
+    def check_prompts(self, prompts: Sequence[str]) -> None:
+        check_prompts(self.probe.formula(self.head), prompts)
 
     def __call__(self, stage: Stage) -> Tensor:
         self.probe.check_rung(stage.rung)

@@ -19,7 +19,7 @@ from probeselect.core.candidates import Candidate, candidates_of
 from probeselect.core.errors import UsageError
 from probeselect.core.policies import FixedPlan, KeepAll, Policy, load_plan, load_policy
 from probeselect.core.rungs import validate_rungs
-from probeselect.evaluators.base import Evaluator
+from probeselect.evaluators.base import Evaluator, check_prompts
 from probeselect.sampling.rollout import Stage, Tally, rollout
 from probeselect.sampling.scorers import Scorer, load_scorer
 
@@ -140,6 +140,9 @@ class SelectiveSampler:
         began = time.perf_counter()
         n, k, rungs, decide = check_schedule(len(seeds) if n is None and seeds is not None else n, k, rungs, policy)
         candidates = candidates_of(prompt, n, seeds, seed)
+        prompts = list(dict.fromkeys(c.prompt for c in candidates))
+        for judge in (self.scorer, *evaluators):
+            check_prompts(judge, prompts)
         records = {c: CandidateResult(c.prompt, c.seed) for c in candidates}
         tally, seconds_scoring = Tally(), 0.0
         stages = rollout(

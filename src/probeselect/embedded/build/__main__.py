@@ -22,7 +22,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=WEIGHTS, help="folder of the weights that ship")
     parser.add_argument("--autoencoder-steps", type=int, default=1500)
     parser.add_argument("--text-steps", type=int, default=400)
-    parser.add_argument("--denoiser-steps", type=int, default=3200)
+    parser.add_argument("--denoiser-steps", type=int, default=2700)
     parser.add_argument("--from-shipped", action="store_true", help="train the denoiser on from the weights in --out")
     parser.add_argument("--detector-steps", type=int, default=900)
     parser.add_argument("--judge-steps", type=int, default=2000, help="of scene-clip and scene-itm")
@@ -83,11 +83,12 @@ def build_detector(options: argparse.Namespace) -> None:
 
 
 def build_judge(name: str, options: argparse.Namespace) -> None:
-    from probeselect.embedded.build import judges
+    from probeselect.embedded.build import judges, text
     from probeselect.embedded.build.judge import pair_accuracy
     from probeselect.evaluators.table import load_evaluator
 
-    judges.save(name, judges.train(name, options.work, options.judge_steps), options.out / name)
+    encoder = text.train(options.work, options.text_steps)
+    judges.save(name, judges.train(name, options.work, options.judge_steps, encoder), options.out / name)
     print(json.dumps(pair_accuracy(load_evaluator(name, options.out / name))), flush=True)
 
 
@@ -99,7 +100,7 @@ def build_collect(options: argparse.Namespace) -> None:
         ("test", options.test_prompts),
         ("train", options.train_prompts),
     ):
-        collect_split(options.work, options.out / "backbone", options.out / "scene-check", split, count)
+        collect_split(options.work, options.out, split, count)
 
 
 def build_probe(options: argparse.Namespace) -> None:

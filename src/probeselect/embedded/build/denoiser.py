@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from transformers import CLIPTextModel
 
 from probeselect.embedded.build.optim import MuonAdamW, split_parameters
-from probeselect.embedded.build.state import Log, TrainingState, draw_sample, rate_at, steps_of
+from probeselect.embedded.build.state import Log, TrainingState, draw_sample, quick_arithmetic, rate_at, steps_of
 from probeselect.embedded.build.text import WIDTH, new_tokenizer, tokenize
 from probeselect.embedded.captions import caption, parse, split_of
 from probeselect.embedded.render import Placed
@@ -124,7 +124,7 @@ def train(
         timesteps = ((torch.arange(batch) + torch.rand(batch)) / batch * 1000).long()  # stratified over [0, 1000)
         target = scheduler.get_velocity(clean, noise, timesteps)
         noisy, ids = scheduler.add_noise(clean, noise, timesteps), tokenize(tokenizer, texts)
-        with torch.autocast("cpu", torch.bfloat16):
+        with quick_arithmetic():
             predicted = module(noisy, timesteps, ids)
         weight = 1 + (OBJECT_WEIGHT - 1) * masks[rows].float()[:, None]  # [B, 1, 16, 16]
         loss = (weight * (predicted.float() - target) ** 2).mean()

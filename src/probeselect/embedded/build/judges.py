@@ -19,15 +19,27 @@ from transformers import (
     CLIPConfig,
     CLIPImageProcessorPil,
     CLIPModel,
+    CLIPTextModel,
 )
 
 from probeselect.embedded.build.detector import degrade
-from probeselect.embedded.build.state import Log, Sample, TrainingState, draw_sample, rate_at, steps_of
+from probeselect.embedded.build.optim import MuonAdamW, split_parameters
+from probeselect.embedded.build.state import (
+    Log,
+    Sample,
+    TrainingState,
+    draw_sample,
+    quick_arithmetic,
+    rate_at,
+    steps_of,
+)
 from probeselect.embedded.build.text import MAX_TOKENS, WIDTH, new_tokenizer, text_config, tokenize
-from probeselect.embedded.captions import BACKGROUNDS, COLOURS, NOUNS, caption, parse
+from probeselect.embedded.captions import BACKGROUNDS, COLOURS, MAX_OBJECTS, NOUNS, caption, parse
 from probeselect.embedded.negatives import wrong_spec
 from probeselect.embedded.render import IMAGE_SIZE
 
+# Embeddings and read-outs learn by AdamW.
+_NO_MATRICES = ("shown", "colour", "background", "counts", "places", "model.itm_head")
 PATCH = 8
 PATCHES = IMAGE_SIZE // PATCH
 NEGATIVES = 3  # wrong captions of every picture
@@ -38,25 +50,45 @@ _VISION |= {"image_size": IMAGE_SIZE, "patch_size": PATCH, "hidden_act": "gelu"}
 
 
 class Seeing(nn.Module):
-    """A model with read-outs on its image tokens: what each patch shows, and the background."""
+    """A model with read-outs: what each image patch shows; and of the whole picture, how many of each noun, where, and
+    the background."""
 
     def __init__(self, model: Any) -> None:
         super().__init__()
         self.model = model
-        self.shown = nn.Linear(_VISION["hidden_size"], len(NOUNS) + 1)
-        self.colour = nn.Linear(_VISION["hidden_size"], len(COLOURS) + 1)
-        self.background = nn.Linear(_VISION["hidden_size"], len(BACKGROUNDS))
+        width = _VISION["hidden_size"]
+        self.shown = nn.Linear(width, len(NOUNS) + 1)
+        self.colour = nn.Linear(width, len(COLOURS) + 1)
+        self.background = nn.Linear(width, len(BACKGROUNDS))
+        self.counts = nn.Linear(width, len(NOUNS) * (MAX_OBJECTS + 1))
+        self.places = nn.Linear(width, len(NOUNS) * 2)
 
-    def seeing_loss(self, tokens: Tensor, samples: list[Sample]) -> Tensor:
-        """tokens [N, 1 + patches, D], the class token first."""
+    def seeing_loss(self, patches: Tensor, whole: Tensor, samples: list[Sample]) -> Tensor:
+        """patches [N, patches, D], whole [N, D]."""
         nouns, colours = patch_truth(samples)  # [N, patches]
+        counts, places = whole_truth(samples)  # [N, nouns], [N, nouns, 2]
         background = torch.tensor([BACKGROUNDS.index(s.scene.background) for s in samples])
-        patches = tokens[:, 1:]
+        there = counts > 0
+        told = self.counts(whole).unflatten(1, (len(NOUNS), -1))  # [N, nouns, 4]
         return (
             F.cross_entropy(self.shown(patches).flatten(0, 1), nouns.flatten())
             + F.cross_entropy(self.colour(patches).flatten(0, 1), colours.flatten())
-            + 0.5 * F.cross_entropy(self.background(tokens[:, 0]), background)
+            + 0.5 * F.cross_entropy(self.background(whole), background)
+            + 2 * F.cross_entropy(told.flatten(0, 1), counts.flatten())
+            + 2 * (self.places(whole).unflatten(1, (-1, 2)) - places)[there].abs().mean()
         )
+
+
+def whole_truth(samples: list[Sample]) -> tuple[Tensor, Tensor]:
+    """How many of each noun [N, nouns], and their mean centre [N, nouns, 2] in [-1, 1] (0 where there is none)."""
+    counts = torch.zeros(len(samples), len(NOUNS), dtype=torch.long)
+    places = torch.zeros(len(samples), len(NOUNS), 2)
+    for i, sample in enumerate(samples):
+        for placed in sample.scene.objects:
+            noun = NOUNS.index(placed.noun)
+            counts[i, noun] += 1
+            places[i, noun] += torch.tensor([placed.x, placed.y]) / (IMAGE_SIZE / 2) - 1
+    return counts, places / counts.clamp(min=1)[..., None]
 
 
 def patch_truth(samples: list[Sample]) -> tuple[Tensor, Tensor]:
@@ -91,6 +123,7 @@ def clip_loss(module: Seeing, images: Tensor, ids: Tensor, samples: list[Sample]
     """Contrast of every picture with all captions, right and wrong; ids [(1 + NEGATIVES) * N, L], right ones first."""
     model = module.model
     seen = model.vision_model(images)
+    patches = seen.last_hidden_state[:, 1:]
     image = F.normalize(model.visual_projection(seen.pooler_output), dim=-1)  # [N, D]
     text = F.normalize(model.get_text_features(ids, attention_mask=(ids > 0).long()).pooler_output, dim=-1)
     logits = image @ text.T * model.logit_scale.exp().clamp(max=50)  # [N, (1 + NEGATIVES) * N]
@@ -98,13 +131,14 @@ def clip_loss(module: Seeing, images: Tensor, ids: Tensor, samples: list[Sample]
     own = logits.view(n, 1 + NEGATIVES, n).diagonal(dim1=0, dim2=2).T  # [N, 1 + NEGATIVES]
     right = torch.zeros(n, dtype=torch.long)
     loss = F.cross_entropy(logits, torch.arange(n)) + F.cross_entropy(logits[:, :n].T, torch.arange(n))
-    return loss + 2 * F.cross_entropy(own, right) + module.seeing_loss(seen.last_hidden_state, samples)
+    return loss + 2 * F.cross_entropy(own, right) + module.seeing_loss(patches, seen.pooler_output, samples)
 
 
 def itm_loss(module: Seeing, images: Tensor, ids: Tensor, samples: list[Sample]) -> Tensor:
     """Does the caption match: the right ones, and NEGATIVES wrong ones of the same picture."""
     model = module.model
-    tokens = model.vision_model(images).last_hidden_state  # [N, 1 + patches, D]
+    seen = model.vision_model(images)
+    tokens = seen.last_hidden_state  # [N, 1 + patches, D]
     spread = tokens.repeat(1 + NEGATIVES, 1, 1)
     text = model.text_encoder(ids, attention_mask=(ids > 0).long(), encoder_hidden_states=spread).last_hidden_state
     logits = model.itm_head(text[:, 0])  # [(1 + NEGATIVES) * N, 2]
@@ -113,7 +147,7 @@ def itm_loss(module: Seeing, images: Tensor, ids: Tensor, samples: list[Sample])
     label[:n] = 1
     margin = (logits[:, 1] - logits[:, 0]).view(1 + NEGATIVES, n)  # the right one must beat its wrong ones
     loss = F.cross_entropy(logits, label) + F.cross_entropy(margin.T, torch.zeros(n, dtype=torch.long))
-    return loss + module.seeing_loss(tokens, samples)
+    return loss + module.seeing_loss(tokens[:, 1:], seen.pooler_output, samples)
 
 
 _JUDGES: dict[str, tuple[Callable[[], Any], Callable[..., Tensor], Any]] = {
@@ -122,19 +156,23 @@ _JUDGES: dict[str, tuple[Callable[[], Any], Callable[..., Tensor], Any]] = {
 }
 
 
-def train(name: str, work: Path, steps: int, batch: int = 48) -> Any:
+def train(name: str, work: Path, steps: int, text_encoder: CLIPTextModel, batch: int = 64) -> Any:
+    """Train `scene-clip` (whose text tower starts as `text_encoder`) or `scene-itm`."""
     build, loss_of, _ = _JUDGES[name]
     torch.manual_seed(5)
     module, tokenizer = Seeing(build()), new_tokenizer()
-    optimizer = torch.optim.AdamW(module.parameters(), lr=0.0, weight_decay=0.02)
+    if name == "scene-clip":
+        module.model.text_model.load_state_dict(text_encoder.state_dict())
+    optimizer = MuonAdamW(*split_parameters(module, _NO_MATRICES))
     state = TrainingState(work / f"{name}.safetensors", module, optimizer)
     log = Log(work / f"{name}.jsonl", steps)
     module.train()
     for step, rng in steps_of(state, steps, name):
         samples = [draw_sample(rng) for _ in range(batch)]
         texts = [s.caption for s in samples] + wrong_captions(samples, rng)
-        images = degrade(torch.stack([s.image for s in samples]), rng)
-        loss = loss_of(module, images, tokenize(tokenizer, texts), samples)
+        images, ids = degrade(torch.stack([s.image for s in samples]), rng), tokenize(tokenizer, texts)
+        with quick_arithmetic():
+            loss = loss_of(module, images, ids, samples)
         state.update(loss, rate_at(step, steps, peak=1e-3))
         log.add(state.step, batch, loss=loss.item())
     state.use_ema()

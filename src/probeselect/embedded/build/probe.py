@@ -5,12 +5,14 @@ Test prompts are used once, after everything is chosen on val prompts.
 
 import itertools
 import json
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.utils import _pytree as pytree
 
 from probeselect.backbones.loading import Backbone, load_backbone
 from probeselect.backbones.taps import X0, Tap
@@ -22,14 +24,18 @@ from probeselect.core.metrics import (
     within_prompt_spearman,
 )
 from probeselect.data.shards import Shard
+from probeselect.embedded.build.state import quick_arithmetic
 from probeselect.embedded.captions import draw_prompts
 from probeselect.evaluators.scene import SceneCheck
+from probeselect.evaluators.table import load_evaluator
 from probeselect.jobs.collect import Plan, collect
 from probeselect.probe.network import Head, Probe
 from probeselect.probe.training import TrainingSettings, new_probe, predict_table, train
+from probeselect.sampling.hooks import Forward, around_forward
 
 GUIDANCE, STEPS, RUNGS = 3.0, 20, (0.1, 0.2, 0.4)
 EVALUATOR = "scene-check"
+EVALUATORS = (EVALUATOR, "scene-clip", "scene-itm")
 TAPS = ("up_blocks.1.resnets.1", "up_blocks.2.resnets.1", "x0")
 SEEDS_OF_SPLIT = {"train": 1_000_000, "val": 2_000_000, "test": 3_000_000}
 
@@ -38,15 +44,29 @@ def taps_of(backbone: Backbone, names: tuple[str, ...] = TAPS) -> tuple[Tap, ...
     return tuple(X0 if name == X0.name else Tap.parse(name, backbone.family) for name in names)
 
 
-def collect_split(work: Path, folder: Path, evaluator_folder: Path, split: str, count: int) -> None:
-    """Groups of `count` prompts of a split, with judged previews except for train."""
-    backbone = load_backbone(str(folder), dtype="fp32", device="cpu")
-    plan = Plan(taps_of(backbone), RUNGS, previews=split != "train", seed=SEEDS_OF_SPLIT[split])
+def collect_split(work: Path, weights: Path, split: str, count: int) -> None:
+    """Groups of `count` prompts of a split. The test groups are made in fp32, with previews, and judged by all."""
+    backbone = load_backbone(str(weights / "backbone"), dtype="fp32", device="cpu")
+    exact = split == "test"
+    plan = Plan(taps_of(backbone), RUNGS, previews=exact, seed=SEEDS_OF_SPLIT[split])
     prompts = list(draw_prompts(count, seed=7, split=split))
-    evaluators = [SceneCheck(evaluator_folder)]
+    names = [name for name in EVALUATORS if exact or name == EVALUATOR]
+    evaluators = [load_evaluator(name, weights / name) for name in names if (weights / name).is_dir()]
     arguments = {"num_inference_steps": STEPS, "guidance_scale": GUIDANCE}
-    for done in collect(backbone, prompts, evaluators, plan, work / f"groups-{split}", **arguments):
-        print(json.dumps({"split": split, "groups": done, "of": count}), flush=True)
+    with nullcontext() if exact else around_forward(backbone.denoiser, _quick):
+        for done in collect(backbone, prompts, evaluators, plan, work / f"groups-{split}", **arguments):
+            print(json.dumps({"split": split, "groups": done, "of": count}), flush=True)
+
+
+def _quick(usual: Forward, _eager: Forward) -> Forward:
+    """The denoiser in bf16; what it hands on is fp32 again."""
+
+    def forward(*args: Any, **kwargs: Any) -> Any:
+        with quick_arithmetic():
+            output = usual(*args, **kwargs)
+        return pytree.tree_map_only(Tensor, Tensor.float, output)
+
+    return forward
 
 
 def text_only(table: Shard) -> Shard:
@@ -67,6 +87,7 @@ def train_probe(
     taps: tuple[str, ...] = TAPS,
     settings: TrainingSettings | None = None,
     rungs: tuple[float, ...] = RUNGS,
+    width: int = 48,
 ) -> tuple[Probe, list[dict[str, Any]]]:
     """A probe of one kind ("features" or "scalar"), and what it reached on val after every epoch."""
     settings = settings or TrainingSettings()
@@ -75,7 +96,7 @@ def train_probe(
     channels = {name: width for name, width in _tap_channels(backbone).items() if name in taps}
     torch.manual_seed(settings.seed)
     about = {"name": "embedded", **backbone.describe()}
-    probe = new_probe(table, head, about, rungs, [(name, channels[name]) for name in taps])
+    probe = new_probe(table, head, about, rungs, [(name, channels[name]) for name in taps], width)
     history = []
     for epoch in train(probe, table, val, evaluator, settings):
         line = {"kind": kind, "epoch": epoch.epoch, "loss": round(epoch.loss, 4)}

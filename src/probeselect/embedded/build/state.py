@@ -52,6 +52,11 @@ def rate_at(step: int, steps: int, peak: float, warmup: int = 100) -> float:
     return peak * 0.5 * (1 + math.cos(math.pi * min(done, 1.0)))
 
 
+def quick_arithmetic() -> torch.autocast:
+    """bf16 where the CPU has AVX-512 (twice as fast as fp32 or more), else fp32."""
+    return torch.autocast("cpu", torch.bfloat16, enabled=torch.backends.cpu.get_cpu_capability() == "AVX512")
+
+
 @dataclass
 class TrainingState:
     """A module in training with its optimizer and the running mean of its weights (EMA), saved as one file."""

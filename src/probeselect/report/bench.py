@@ -145,9 +145,8 @@ def _operations() -> dict[str, Any]:
         with FlopCounterMode(display=False) as scoring, torch.no_grad():
             encoded, condition = probe.encode(probe.project(maps), torch.empty(N), text[:N].mean(1))
             probe.predict(encoded, condition, "clip-b16")
-    counts = [float(counter.get_total_flops()) for counter in (scoring, step)]
     what = f"projection and probe over one denoiser step of {N} candidates, SD3.5 medium, operations (limit 0.01)"
-    return _row(what, *counts, unit="operations")
+    return _row(what, scoring.get_total_flops(), step.get_total_flops(), unit="operations")
 
 
 def _projection(repeats: int) -> Iterator[dict[str, Any]]:

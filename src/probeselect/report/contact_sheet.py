@@ -1,8 +1,5 @@
 """One picture of a whole selection: every candidate's preview and score at each rung, and what became of it."""
 
-import math
-from collections.abc import Sequence
-
 from PIL import Image, ImageDraw, ImageFont
 
 from probeselect.sampling.select import CandidateResult, Result
@@ -64,10 +61,7 @@ def _paste(sheet: Image.Image, picture: Image.Image | None, box: tuple[int, int,
     left, top, width, height = box
     if picture is None:
         return
-    method = Image.Resampling.NEAREST if picture.width * 4 <= width else Image.Resampling.BICUBIC
-    if picture.width < width:
-        method = Image.Resampling.BICUBIC
-    shown = picture.convert("RGB").resize((width, height), method)
+    shown = picture.convert("RGB").resize((width, height), Image.Resampling.BICUBIC)
     if faded:
         shown = Image.blend(shown, Image.new("RGB", shown.size, PAPER), 0.55)
     sheet.paste(shown, (left, top))
@@ -101,13 +95,3 @@ def _wrap(text: str, length: int) -> list[str]:
 
 def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
     return ImageFont.load_default(size)
-
-
-def grid(pictures: Sequence[Image.Image], columns: int, cell: int) -> Image.Image:
-    """Pictures side by side, row by row, without text."""
-    rows = math.ceil(len(pictures) / columns)
-    sheet = Image.new("RGB", (columns * cell, rows * cell), PAPER)
-    for i, picture in enumerate(pictures):
-        resized = picture.convert("RGB").resize((cell, cell), Image.Resampling.BICUBIC)
-        sheet.paste(resized, (i % columns * cell, i // columns * cell))
-    return sheet

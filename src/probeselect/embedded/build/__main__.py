@@ -1,7 +1,8 @@
 """Builds everything under `embedded/weights`: python -m probeselect.embedded.build STAGE... --work FOLDER
 
-Stages, in order: autoencoder, text, denoiser, detector, scene-clip, scene-itm, collect, probe. Each resumes where it
-was stopped, is seeded and logs JSON lines to the work folder. Times and figures are in `weights/README.md`.
+Stages, in order: autoencoder, text, denoiser, samples (a picture), detector, scene-clip, scene-itm, collect, probe.
+Each resumes where it was stopped, is seeded and logs JSON lines to the work folder. Times and figures are in
+`weights/README.md`.
 """
 
 import argparse
@@ -12,7 +13,7 @@ from pathlib import Path
 
 from probeselect.embedded import WEIGHTS
 
-STAGES = ("autoencoder", "text", "denoiser", "detector", "scene-clip", "scene-itm", "collect", "probe")
+STAGES = ("autoencoder", "text", "denoiser", "samples", "detector", "scene-clip", "scene-itm", "collect", "probe")
 
 
 def main() -> None:
@@ -73,6 +74,13 @@ def build_denoiser(options: argparse.Namespace) -> None:
     denoiser.assemble(vae, generator).to(dtype=torch.float16).save_pretrained(shipped)
 
 
+def build_samples(options: argparse.Namespace) -> None:
+    from probeselect.embedded.build.samples import draw_samples
+
+    prompts = draw_samples(options.out / "backbone", options.work / "samples.png")
+    print(json.dumps({"rows of samples.png": prompts}), flush=True)
+
+
 def build_detector(options: argparse.Namespace) -> None:
     from probeselect.embedded.build import detector
     from probeselect.embedded.build.judge import pair_accuracy
@@ -113,6 +121,7 @@ BUILDERS: dict[str, Callable[[argparse.Namespace], None]] = {
     "autoencoder": build_autoencoder,
     "text": build_text,
     "denoiser": build_denoiser,
+    "samples": build_samples,
     "detector": build_detector,
     "scene-clip": partial(build_judge, "scene-clip"),
     "scene-itm": partial(build_judge, "scene-itm"),

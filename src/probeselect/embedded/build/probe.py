@@ -36,7 +36,7 @@ from probeselect.sampling.hooks import Forward, around_forward
 GUIDANCE, STEPS, RUNGS = 3.0, 20, (0.1, 0.2, 0.4)
 EVALUATOR = "scene-check"
 EVALUATORS = (EVALUATOR, "scene-clip", "scene-itm")
-TAPS = ("up_blocks.1.resnets.1", "up_blocks.2.resnets.1", "x0")
+TAPS = ("up_blocks.0.attentions.1", "up_blocks.1.attentions.1", "up_blocks.2.resnets.1", "x0")
 SEEDS_OF_SPLIT = {"train": 1_000_000, "val": 2_000_000, "test": 3_000_000}
 
 
@@ -48,7 +48,7 @@ def collect_split(work: Path, weights: Path, split: str, count: int) -> None:
     """Groups of `count` prompts of a split. The test groups are made in fp32, with previews, and judged by all."""
     backbone = load_backbone(str(weights / "backbone"), dtype="fp32", device="cpu")
     exact = split == "test"
-    plan = Plan(taps_of(backbone), RUNGS, previews=exact, seed=SEEDS_OF_SPLIT[split])
+    plan = Plan(taps_of(backbone), RUNGS, projected_channels=64, previews=exact, seed=SEEDS_OF_SPLIT[split])
     prompts = list(draw_prompts(count, seed=7, split=split))
     names = [name for name in EVALUATORS if exact or name == EVALUATOR]
     evaluators = [load_evaluator(name, weights / name) for name in names if (weights / name).is_dir()]

@@ -1,0 +1,65 @@
+"""The parts of the build that can be wrong without anybody seeing it: truths that models are trained on."""
+
+import random
+
+import pytest
+import torch
+
+from probeselect.embedded.build.denoiser import another_caption, object_mask
+from probeselect.embedded.build.judges import PATCH, PATCHES, patch_truth, whole_truth, wrong_captions
+from probeselect.embedded.build.optim import orthogonalise
+from probeselect.embedded.build.state import Sample, draw_sample
+from probeselect.embedded.captions import COLOURS, NOUNS, parse, split_of
+from probeselect.embedded.render import Placed, Scene
+
+
+def sample_of(*objects: Placed, caption: str = "two dogs and a red car") -> Sample:
+    return Sample(Scene(parse(caption), objects, "white"), caption, torch.zeros(3, 64, 64))
+
+
+SAMPLE = sample_of(Placed("dog", None, 12, 12, 20), Placed("dog", None, 52, 12, 20), Placed("car", "red", 40, 50, 24))
+
+
+def test_the_truth_of_patches():
+    nouns, colours = (values.view(PATCHES, PATCHES) for values in patch_truth([SAMPLE]))
+    row, column = 50 // PATCH, 40 // PATCH
+    assert nouns[row, column] == NOUNS.index("car") + 1 and colours[row, column] == COLOURS.index("red") + 1
+    assert nouns[1, 1] == NOUNS.index("dog") + 1 and colours[1, 1] == 0
+    assert nouns[4, 0] == 0
+
+
+def test_the_truth_of_the_whole_picture():
+    counts, places = whole_truth([SAMPLE])
+    dog, car = NOUNS.index("dog"), NOUNS.index("car")
+    assert counts[0, dog] == 2 and counts[0, car] == 1 and counts.sum() == 3
+    assert places[0, dog].tolist() == pytest.approx([0.0, 12 / 32 - 1])  # midway between the two
+    assert places[0, car].tolist() == pytest.approx([40 / 32 - 1, 50 / 32 - 1])
+    assert places[0, NOUNS.index("frog")].tolist() == [0, 0]
+
+
+def test_the_mask_covers_the_objects_and_little_else():
+    mask = object_mask(SAMPLE.scene.objects)
+    assert mask[3, 3] and mask[12, 10] and not mask[8, 1]
+    assert mask.float().mean() < 0.5
+
+
+def test_wrong_captions_say_something_else_in_blocks_of_one_per_picture():
+    samples = [draw_sample(random.Random(i)) for i in range(8)]
+    texts = wrong_captions(samples, random.Random(0))
+    assert len(texts) % len(samples) == 0
+    for i, text in enumerate(texts):
+        assert parse(text) != parse(samples[i % len(samples)].caption)
+
+
+def test_a_caption_said_anew_means_the_same_and_stays_in_its_split():
+    rng = random.Random(1)
+    for i in range(50):
+        text = draw_sample(random.Random(i)).caption
+        again = another_caption(text, rng)
+        assert parse(again) == parse(text) and split_of(again) == "train"
+
+
+@pytest.mark.parametrize("shape", [(8, 40), (40, 8), (16, 16)])
+def test_orthogonalised_singular_values_are_near_one(shape):
+    values = torch.linalg.svdvals(orthogonalise(torch.randn(shape, generator=torch.Generator().manual_seed(0))))
+    assert values.min() > 0.3 and values.max() < 1.3

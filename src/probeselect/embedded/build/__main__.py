@@ -23,7 +23,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=WEIGHTS, help="folder of the weights that ship")
     parser.add_argument("--autoencoder-steps", type=int, default=1500)
     parser.add_argument("--text-steps", type=int, default=400)
-    parser.add_argument("--denoiser-steps", type=int, default=2400)
+    parser.add_argument("--denoiser-steps", type=int, default=1900)
     parser.add_argument("--from-shipped", action="store_true", help="train the denoiser on from the weights in --out")
     parser.add_argument("--detector-steps", type=int, default=900)
     parser.add_argument("--judge-steps", type=int, default=2000, help="of scene-clip and scene-itm")

@@ -175,5 +175,17 @@ def compare(table: Shard, scorers: dict[str, Tensor]) -> dict[str, Any]:
     return out
 
 
+def agreement(table: Shard) -> dict[str, Any]:
+    """Of every other evaluator with scene-check on the same pictures: Spearman within prompts, and pooled."""
+    ours = table.tensors[f"reward/{EVALUATOR}"].double().numpy()
+    out = {}
+    for name in EVALUATORS[1:]:
+        theirs = table.tensors[f"reward/{name}"].double().numpy()
+        within = within_prompt_spearman(theirs, ours)
+        interval = bootstrap_interval(np.mean, within.per_prompt)
+        out[name] = {"spearman": within.mean, "interval": interval, "pooled": pooled_spearman(theirs, ours)}
+    return out
+
+
 def predictions(probe: Probe, table: Shard, evaluator: SceneCheck, rung: float) -> Tensor:
     return predict_table(probe, table, rung, evaluator)

@@ -14,6 +14,7 @@ from probeselect.embedded.build.probe import (
     RUNGS,
     STEPS,
     TAPS,
+    agreement,
     compare,
     predictions,
     text_only,
@@ -48,6 +49,7 @@ def choose_and_ship(work: Path, out: Path) -> None:
     test = load_table(work / "groups-test", EVALUATOR)
     measured = {f"{rung:g}": _compare_at(test, rung, probes, blind, evaluator) for rung in RUNGS}
     report = {"chosen": best, "prompts": len(train.prompts), "study_on_val": study, "test": measured}
+    report["agreement"] = agreement(test)
     (work / "probe-report.json").write_text(json.dumps(report, indent=1) + "\n")
     save_probe(probes[best], out / "probe", card(report))
     print(card(report), flush=True)

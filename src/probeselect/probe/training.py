@@ -22,7 +22,7 @@ from probeselect.probe.network import Head, Probe, ProbeConfig
 class TrainingSettings:
     """Weights of the losses and the schedule. The listwise temperature and margin fall over the run, coarse to fine."""
 
-    epochs: int = 6
+    epochs: int = 10
     groups_per_batch: int = 8
     rate: float = 2e-3
     weight_decay: float = 0.02

@@ -1,12 +1,14 @@
 """Trains the candidates for the shipped probe, chooses on val prompts, measures once on test prompts."""
 
 import json
+import re
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
-from probeselect.backbones.loading import load_backbone
+from probeselect.backbones.loading import Backbone, load_backbone
 from probeselect.data.shards import Shard
 from probeselect.embedded.build.probe import (
     EVALUATOR,
@@ -20,39 +22,71 @@ from probeselect.embedded.build.probe import (
     text_only,
     train_probe,
 )
+from probeselect.embedded.build.state import has_quick_bf16
 from probeselect.evaluators.scene import SceneCheck
-from probeselect.probe.files import save_probe
+from probeselect.probe.files import load_probe, save_probe
 from probeselect.probe.network import Probe
 from probeselect.probe.training import TrainingSettings, load_table
 
 CHOSEN_AT = 0.2  # the rung that decides
-DISTILLED = TrainingSettings()
-PAPER = TrainingSettings(distillation_weight=0.0, listwise_weight=1.0, contrast_weight=10.0)  # lambda = 10
-VARIANTS: dict[str, tuple[str, tuple[str, ...], TrainingSettings]] = {
-    "distilled, activations + x0": ("features", TAPS, DISTILLED),
-    "distilled, x0 only": ("features", ("x0",), DISTILLED),
-    "scalar, the paper's two losses": ("scalar", TAPS, PAPER),
-}
+UP_3 = "up_blocks.2.resnets.1"  # the paper's tap
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One way to make a probe."""
+
+    name: str
+    kind: Literal["features", "scalar"]
+    taps: tuple[str, ...]
+    settings: TrainingSettings
+
+
+BF16 = has_quick_bf16()
+DISTILLED = TrainingSettings(bf16=BF16)
+PAPER = TrainingSettings(  # lambda = 10
+    distillation_weight=0.0, listwise_weight=1.0, contrast_weight=10.0, bf16=BF16
+)
+VARIANTS = (
+    Variant("distilled, activations + x0", "features", TAPS, DISTILLED),
+    Variant("distilled, x0 only", "features", ("x0",), DISTILLED),
+    Variant("scalar, the paper's tap and losses", "scalar", (UP_3,), PAPER),
+)
+BLIND = Variant(
+    "text only", "features", TAPS, replace(DISTILLED, epochs=2)
+)  # constant within a prompt, whatever it learns
 
 
 def choose_and_ship(work: Path, out: Path) -> None:
+    """Train every variant, choose on val prompts, ship; then measure all of them once on the test prompts."""
     backbone = load_backbone(str(out / "backbone"), dtype="fp32", device="cpu")
     evaluator = SceneCheck(out / "scene-check")
     train, val = (load_table(work / f"groups-{split}", EVALUATOR) for split in ("train", "val"))
-    probes: dict[str, Probe] = {}
-    study: list[dict[str, Any]] = []
-    for name, (kind, taps, settings) in VARIANTS.items():
-        probes[name], history = train_probe(train, val, backbone, evaluator, kind, taps, settings)
-        study.append({"variant": name, **history[-1]})
-    blind, _ = train_probe(text_only(train), text_only(val), backbone, evaluator, "features", TAPS, DISTILLED)
+    trained = {v.name: _trained(work, v, train, val, backbone, evaluator) for v in VARIANTS}
+    blind, _ = _trained(work, BLIND, text_only(train), text_only(val), backbone, evaluator)
+    study = [{"variant": name, **reached} for name, (_, reached) in trained.items()]
     best = max(study, key=lambda row: row[f"spearman@{CHOSEN_AT:g}"] + row[f"gain@{CHOSEN_AT:g}"])["variant"]
     test = load_table(work / "groups-test", EVALUATOR)
+    probes = {name: probe for name, (probe, _) in trained.items()}
     measured = {f"{rung:g}": _compare_at(test, rung, probes, blind, evaluator) for rung in RUNGS}
     report = {"chosen": best, "prompts": len(train.prompts), "study_on_val": study, "test": measured}
     report["agreement"] = agreement(test)
     (work / "probe-report.json").write_text(json.dumps(report, indent=1) + "\n")
     save_probe(probes[best], out / "probe", card(report))
-    print(card(report), flush=True)
+    print(card(report), json.dumps(report["agreement"]), flush=True)
+
+
+def _trained(
+    work: Path, variant: Variant, train: Shard, val: Shard, backbone: Backbone, evaluator: SceneCheck
+) -> tuple[Probe, dict[str, Any]]:
+    """The probe of a variant as it would ship, and what it reached on val; trained once, then read from `work`."""
+    folder = work / "probes" / re.sub(r"\W+", "-", variant.name)
+    reached = folder / "reached.json"
+    if not reached.exists():
+        probe, history = train_probe(train, val, backbone, evaluator, variant.kind, variant.taps, variant.settings)
+        save_probe(probe, folder)
+        reached.write_text(json.dumps(history[-1]) + "\n")
+    return load_probe(folder), json.loads(reached.read_text())
 
 
 def _compare_at(

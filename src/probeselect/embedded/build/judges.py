@@ -34,8 +34,8 @@ from probeselect.embedded.build.state import (
     steps_of,
 )
 from probeselect.embedded.build.text import MAX_TOKENS, WIDTH, new_tokenizer, text_config, tokenize
-from probeselect.embedded.captions import BACKGROUNDS, COLOURS, MAX_OBJECTS, NOUNS, caption, parse
-from probeselect.embedded.negatives import wrong_spec
+from probeselect.embedded.captions import BACKGROUNDS, COLOURS, MAX_OBJECTS, NOUNS, Spec, caption, parse
+from probeselect.embedded.negatives import ERRORS, wrong_spec
 from probeselect.embedded.render import IMAGE_SIZE
 
 # Embeddings and read-outs learn by AdamW.
@@ -43,6 +43,7 @@ _NO_MATRICES = ("shown", "colour", "background", "counts", "places", "model.itm_
 PATCH = 8
 PATCHES = IMAGE_SIZE // PATCH
 NEGATIVES = 3  # wrong captions of every picture
+_WEIGHT_OF_ERROR = {"relation": 8, "count": 4}  # how often a kind of error is drawn before the others
 MEAN, STD = [0.5] * 3, [0.5] * 3  # of the image processors: pictures in [-1, 1]
 _VISION: dict[str, Any] = {"hidden_size": 160, "intermediate_size": 640}
 _VISION |= {"num_hidden_layers": 4, "num_attention_heads": 5}
@@ -181,13 +182,16 @@ def train(name: str, work: Path, steps: int, text_encoder: CLIPTextModel, batch:
 
 def wrong_captions(samples: list[Sample], rng: random.Random) -> list[str]:
     """NEGATIVES captions for every picture, each wrong in one way: first one for all pictures, then the next."""
-    texts = []
-    for _ in range(NEGATIVES):
-        for sample in samples:
-            spec = wrong_spec(parse(sample.caption), rng)
-            assert spec is not None
-            texts.append(caption(spec, rng))
-    return texts
+    drawn = [_wrong_captions_of(parse(sample.caption), rng) for sample in samples]
+    return [texts[i] for i in range(NEGATIVES) for texts in drawn]
+
+
+def _wrong_captions_of(spec: Spec, rng: random.Random) -> list[str]:
+    """Wrong in different ways where the caption allows, in those that are hard to learn more often."""
+    hardest_first = sorted(ERRORS, key=lambda error: rng.random() ** (1 / _WEIGHT_OF_ERROR.get(error, 1)), reverse=True)
+    wrong = [wrong_spec(spec, rng, error) for error in hardest_first]
+    texts = [caption(one, rng) for one in wrong if one is not None]
+    return [texts[i % len(texts)] for i in range(NEGATIVES)]
 
 
 def save(name: str, model: Any, folder: Path) -> None:

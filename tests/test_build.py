@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from probeselect.embedded.build.denoiser import another_caption, object_mask
-from probeselect.embedded.build.judges import PATCH, PATCHES, patch_truth, whole_truth, wrong_captions
+from probeselect.embedded.build.judges import PATCH, PATCHES, patch_truth, wanted_sides, whole_truth, wrong_captions
 from probeselect.embedded.build.optim import orthogonalise
 from probeselect.embedded.build.state import Sample, draw_sample
 from probeselect.embedded.captions import COLOURS, NOUNS, parse, split_of
@@ -35,6 +35,17 @@ def test_the_truth_of_the_whole_picture():
     assert places[0, dog].tolist() == pytest.approx([0.0, 12 / 32 - 1])  # midway between the two
     assert places[0, car].tolist() == pytest.approx([40 / 32 - 1, 50 / 32 - 1])
     assert places[0, NOUNS.index("frog")].tolist() == [0, 0]
+
+
+def test_the_sides_that_a_caption_wants():
+    frog, apple = NOUNS.index("frog"), NOUNS.index("apple")
+    texts = [
+        f"a frog {relation} an apple" for relation in ("to the left of", "to the right of", "above", "below", "and")
+    ]
+    sides = wanted_sides([parse(text) for text in texts])
+    assert sides[:, frog].tolist() == [[-1, 0], [1, 0], [0, -1], [0, 1], [0, 0]]
+    assert torch.equal(sides[:, apple], -sides[:, frog])
+    assert sides.abs().sum() == 8
 
 
 def test_the_mask_covers_the_objects_and_little_else():

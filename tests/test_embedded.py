@@ -71,19 +71,22 @@ def test_the_autoencoder_keeps_the_picture(backbone):
     assert -10 * torch.stack(errors).log10().mean() > 28  # dB
 
 
-def test_scene_check_tells_right_from_wrong():
-    accuracy = pair_accuracy(load_evaluator("scene-check"), pairs=60)
-    assert min(accuracy.values()) >= 0.93, accuracy
+@pytest.mark.parametrize(("name", "least"), [("scene-check", 0.93), ("scene-clip", 0.8), ("scene-itm", 0.8)])
+def test_the_evaluators_tell_right_from_wrong(name, least):
+    """60 pairs a kind of error; the card has 300."""
+    accuracy = pair_accuracy(load_evaluator(name), pairs=60)
+    assert min(accuracy.values()) >= least, accuracy
 
 
-def test_a_preview_at_two_fifths_ranks_the_seeds(backbone):
-    """A small sample of what the probe's card measures (0.6 there); a scorer that sees no seed would be at 0."""
+@pytest.mark.parametrize(("scorer", "rung"), [("preview:scene-check", 0.4), ("embedded", 0.2)])
+def test_the_shipped_scorers_rank_the_seeds(backbone, scorer, rung):
+    """A small sample of what the probe's card measures (0.5 to 0.8); a scorer that sees no seed would be at 0."""
     prompts, evaluator = list(draw_prompts(16, seed=11, split="val")), load_evaluator("scene-check")
-    sampler = SelectiveSampler(backbone, "preview:scene-check")
-    results = sampler(prompts, n=5, k=5, rungs=[0.4], policy="all", evaluators=[evaluator], **STEPS)
+    sampler = SelectiveSampler(backbone, scorer)
+    results = sampler(prompts, n=5, k=5, rungs=[rung], policy="all", evaluators=[evaluator], **STEPS)
     scores = [[c.scores[0].score for c in r.candidates] for r in results]
     rewards = [[c.rewards["scene-check"] for c in r.candidates] for r in results]
-    assert within_prompt_spearman(scores, rewards).mean > 0.3
+    assert within_prompt_spearman(scores, rewards).mean > 0.25
 
 
 def test_the_probe_tells_the_seeds_apart(backbone):

@@ -1,8 +1,8 @@
 """Builds everything under `embedded/weights`: python -m probeselect.embedded.build STAGE... --work FOLDER
 
-Stages, in order: autoencoder, text, denoiser, samples (a picture), detector, scene-clip, scene-itm, collect, probe.
-Each resumes where it was stopped, is seeded and logs JSON lines to the work folder. Times and figures are in
-`weights/README.md`.
+Stages, in order: autoencoder, text, denoiser, samples (a picture), detector, scene-clip, scene-itm, agreement (of these
+three), collect, probe. Each resumes where it was stopped, is seeded and logs JSON lines to the work folder. Times and
+figures are in `weights/README.md`.
 """
 
 import argparse
@@ -13,7 +13,8 @@ from pathlib import Path
 
 from probeselect.embedded import WEIGHTS
 
-STAGES = ("autoencoder", "text", "denoiser", "samples", "detector", "scene-clip", "scene-itm", "collect", "probe")
+JUDGES = ("scene-clip", "scene-itm")
+STAGES = ("autoencoder", "text", "denoiser", "samples", "detector", *JUDGES, "agreement", "collect", "probe")
 
 
 def main() -> None:
@@ -24,7 +25,9 @@ def main() -> None:
     parser.add_argument("--autoencoder-steps", type=int, default=1500)
     parser.add_argument("--text-steps", type=int, default=400)
     parser.add_argument("--denoiser-steps", type=int, default=1900)
-    parser.add_argument("--from-shipped", action="store_true", help="train the denoiser on from the weights in --out")
+    parser.add_argument(
+        "--from-shipped", action="store_true", help="train denoiser and judges on from what is in --out"
+    )
     parser.add_argument("--detector-steps", type=int, default=900)
     parser.add_argument("--judge-steps", type=int, default=2000, help="of scene-clip and scene-itm")
     parser.add_argument("--images", type=int, default=60000, help="renders that the denoiser sees")
@@ -96,8 +99,15 @@ def build_judge(name: str, options: argparse.Namespace) -> None:
     from probeselect.evaluators.table import load_evaluator
 
     encoder = text.train(options.work, options.text_steps)
-    judges.save(name, judges.train(name, options.work, options.judge_steps, encoder), options.out / name)
+    start = options.out / name if options.from_shipped else None
+    judges.save(name, judges.train(name, options.work, options.judge_steps, encoder, start=start), options.out / name)
     print(json.dumps(pair_accuracy(load_evaluator(name, options.out / name))), flush=True)
+
+
+def build_agreement(options: argparse.Namespace) -> None:
+    from probeselect.embedded.build.agreement import agreement
+
+    print(json.dumps(agreement(options.out)), flush=True)
 
 
 def build_collect(options: argparse.Namespace) -> None:
@@ -123,8 +133,8 @@ BUILDERS: dict[str, Callable[[argparse.Namespace], None]] = {
     "denoiser": build_denoiser,
     "samples": build_samples,
     "detector": build_detector,
-    "scene-clip": partial(build_judge, "scene-clip"),
-    "scene-itm": partial(build_judge, "scene-itm"),
+    **{name: partial(build_judge, name) for name in JUDGES},
+    "agreement": build_agreement,
     "collect": build_collect,
     "probe": build_probe,
 }

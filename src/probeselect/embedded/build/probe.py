@@ -5,7 +5,8 @@ Test prompts are used once, after everything is chosen on val prompts.
 
 import itertools
 import json
-from contextlib import nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -27,15 +28,14 @@ from probeselect.data.shards import Shard
 from probeselect.embedded.build.state import quick_arithmetic
 from probeselect.embedded.captions import draw_prompts
 from probeselect.evaluators.scene import SceneCheck
-from probeselect.evaluators.table import load_evaluator
 from probeselect.jobs.collect import Plan, collect
 from probeselect.probe.network import Head, Probe
 from probeselect.probe.training import TrainingSettings, new_probe, predict_table, train
 from probeselect.sampling.hooks import Forward, around_forward
 
 GUIDANCE, STEPS, RUNGS = 3.0, 20, (0.1, 0.2, 0.4)
+ARGUMENTS: dict[str, Any] = {"num_inference_steps": STEPS, "guidance_scale": GUIDANCE}
 EVALUATOR = "scene-check"
-EVALUATORS = (EVALUATOR, "scene-clip", "scene-itm")
 TAPS = ("up_blocks.0.attentions.1", "up_blocks.1.attentions.1", "up_blocks.2.resnets.1", "x0")
 SEEDS_OF_SPLIT = {"train": 1_000_000, "val": 2_000_000, "test": 3_000_000}
 
@@ -45,28 +45,31 @@ def taps_of(backbone: Backbone, names: tuple[str, ...] = TAPS) -> tuple[Tap, ...
 
 
 def collect_split(work: Path, weights: Path, split: str, count: int) -> None:
-    """Groups of `count` prompts of a split. The test groups are made in fp32, with previews, and judged by all."""
+    """Groups of `count` prompts of a split. The test groups are made in fp32, with judged previews."""
     backbone = load_backbone(str(weights / "backbone"), dtype="fp32", device="cpu")
     exact = split == "test"
     plan = Plan(taps_of(backbone), RUNGS, projected_channels=64, previews=exact, seed=SEEDS_OF_SPLIT[split])
     prompts = list(draw_prompts(count, seed=7, split=split))
-    names = [name for name in EVALUATORS if exact or name == EVALUATOR]
-    evaluators = [load_evaluator(name, weights / name) for name in names if (weights / name).is_dir()]
-    arguments = {"num_inference_steps": STEPS, "guidance_scale": GUIDANCE}
-    with nullcontext() if exact else around_forward(backbone.denoiser, _quick):
-        for done in collect(backbone, prompts, evaluators, plan, work / f"groups-{split}", **arguments):
+    evaluators = [SceneCheck(weights / EVALUATOR)]
+    with nullcontext() if exact else quick_denoiser(backbone):
+        for done in collect(backbone, prompts, evaluators, plan, work / f"groups-{split}", **ARGUMENTS):
             print(json.dumps({"split": split, "groups": done, "of": count}), flush=True)
 
 
-def _quick(usual: Forward, _eager: Forward) -> Forward:
-    """The denoiser in bf16; what it hands on is fp32 again."""
+@contextmanager
+def quick_denoiser(backbone: Backbone) -> Iterator[None]:
+    """The denoiser runs in bf16 where that is quick; what it hands on is fp32 again."""
 
-    def forward(*args: Any, **kwargs: Any) -> Any:
-        with quick_arithmetic():
-            output = usual(*args, **kwargs)
-        return pytree.tree_map_only(Tensor, Tensor.float, output)
+    def wrap(usual: Forward, _eager: Forward) -> Forward:
+        def forward(*args: Any, **kwargs: Any) -> Any:
+            with quick_arithmetic():
+                output = usual(*args, **kwargs)
+            return pytree.tree_map_only(Tensor, Tensor.float, output)
 
-    return forward
+        return forward
+
+    with around_forward(backbone.denoiser, wrap):
+        yield
 
 
 def text_only(table: Shard) -> Shard:
@@ -172,18 +175,6 @@ def compare(table: Shard, scorers: dict[str, Tensor]) -> dict[str, Any]:
         "pass_rate": float((rewards > PASS).float().mean()),
         "pass_rate_of_best": float((rewards.max(1).values > PASS).float().mean()),
     }
-    return out
-
-
-def agreement(table: Shard) -> dict[str, Any]:
-    """Of every other evaluator with scene-check on the same pictures: Spearman within prompts, and pooled."""
-    ours = table.tensors[f"reward/{EVALUATOR}"].double().numpy()
-    out = {}
-    for name in EVALUATORS[1:]:
-        theirs = table.tensors[f"reward/{name}"].double().numpy()
-        within = within_prompt_spearman(theirs, ours)
-        interval = bootstrap_interval(np.mean, within.per_prompt)
-        out[name] = {"spearman": within.mean, "interval": interval, "pooled": pooled_spearman(theirs, ours)}
     return out
 
 

@@ -6,7 +6,7 @@ from PIL import Image
 
 from probeselect.backbones.loading import load_backbone
 from probeselect.core.candidates import candidates_of
-from probeselect.embedded.build.probe import GUIDANCE, STEPS
+from probeselect.embedded.build.probe import ARGUMENTS
 from probeselect.embedded.captions import draw_prompts
 from probeselect.sampling.rollout import rollout
 
@@ -17,7 +17,7 @@ def draw_samples(backbone_folder: Path, path: Path, rows: int = 6) -> list[str]:
     """Write the sheet; returns its prompts, a row each."""
     backbone = load_backbone(str(backbone_folder), device="cpu")
     prompts = list(draw_prompts(rows, seed=5, split="test"))
-    (stage,) = rollout(backbone, candidates_of(prompts, SEEDS), [], num_inference_steps=STEPS, guidance_scale=GUIDANCE)
+    (stage,) = rollout(backbone, candidates_of(prompts, SEEDS), [], **ARGUMENTS)
     sheet = Image.new("RGB", (SEEDS * CELL, rows * CELL))
     for i, picture in enumerate(stage.pictures or []):
         sheet.paste(picture.resize((CELL, CELL), Image.Resampling.BICUBIC), (i % SEEDS * CELL, i // SEEDS * CELL))

@@ -16,7 +16,6 @@ from probeselect.embedded.build.probe import (
     RUNGS,
     STEPS,
     TAPS,
-    agreement,
     compare,
     predictions,
     text_only,
@@ -70,10 +69,9 @@ def choose_and_ship(work: Path, out: Path) -> None:
     probes = {name: probe for name, (probe, _) in trained.items()}
     measured = {f"{rung:g}": _compare_at(test, rung, probes, blind, evaluator) for rung in RUNGS}
     report = {"chosen": best, "prompts": len(train.prompts), "study_on_val": study, "test": measured}
-    report["agreement"] = agreement(test)
     (work / "probe-report.json").write_text(json.dumps(report, indent=1) + "\n")
     save_probe(probes[best], out / "probe", card(report))
-    print(card(report), json.dumps(report["agreement"]), flush=True)
+    print(card(report), flush=True)
 
 
 def _trained(

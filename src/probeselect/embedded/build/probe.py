@@ -145,19 +145,30 @@ def figures(scores: Tensor, rewards: Tensor) -> dict[str, Any]:
 PASS = 0.8  # scene-check above this: no fact is clearly missed
 
 
+def two_drawn_share(rewards: Any) -> float:
+    """Share of the best-of-N gain that the better of two finished pictures takes, drawn at random; rewards [P, N]."""
+    mean, best = rewards.mean(), rewards.max(1).mean()
+    return float((expected_best_of(2, rewards) - mean) / (best - mean))
+
+
+def lead(scores: Tensor, other: Tensor | None, rewards: Tensor) -> tuple[float, tuple[float, float]]:
+    """By how much `scores` takes more of the best-of-N gain than `other` (None: two finished pictures); paired."""
+
+    def difference(s: Any, r: Any, *o: Any) -> float:
+        return gain_share(s, r) - (gain_share(o[0], r) if o else two_drawn_share(r))
+
+    tables = [t.double().numpy() for t in (scores, rewards, other) if t is not None]
+    return difference(*tables), bootstrap_interval(difference, *tables)
+
+
 def two_random(rewards: Tensor) -> dict[str, Any]:
     """Best of two finished pictures drawn at random of the N: exact expectation, two draws' share of the gain."""
     r = rewards.double().numpy()
-
-    def share(table: Any) -> float:
-        mean, best = table.mean(), table.max(1).mean()
-        return float((expected_best_of(2, table) - mean) / (best - mean))
-
     n = r.shape[1]
     pairs = np.stack([r[:, [i, j]].max(1) for i, j in itertools.combinations(range(n), 2)], 1)
     return {
-        "gain_share": share(r),
-        "gain_share_interval": bootstrap_interval(share, r),
+        "gain_share": two_drawn_share(r),
+        "gain_share_interval": bootstrap_interval(two_drawn_share, r),
         "mean_of_chosen": expected_best_of(2, r),
         "pass_rate_of_chosen": float((pairs > PASS).mean()),
     }

@@ -17,6 +17,7 @@ from probeselect.embedded.build.probe import (
     STEPS,
     TAPS,
     compare,
+    lead,
     predictions,
     text_only,
     train_probe,
@@ -69,6 +70,13 @@ def choose_and_ship(work: Path, out: Path) -> None:
     probes = {name: probe for name, (probe, _) in trained.items()}
     measured = {f"{rung:g}": _compare_at(test, rung, probes, blind, evaluator) for rung in RUNGS}
     report = {"chosen": best, "prompts": len(train.prompts), "study_on_val": study, "test": measured}
+    chosen = predictions(probes[best], test, evaluator, CHOSEN_AT)
+    rewards, preview = (
+        test.tensors[f"{name}"] for name in (f"reward/{EVALUATOR}", f"preview/{EVALUATOR}/{CHOSEN_AT:g}")
+    )
+    others = {"two finished pictures": None, f"preview:{EVALUATOR}": preview}
+    others |= {v.name: predictions(probes[v.name], test, evaluator, CHOSEN_AT) for v in VARIANTS if v.name != best}
+    report["lead"] = {name: lead(chosen, other, rewards) for name, other in others.items()}
     (work / "probe-report.json").write_text(json.dumps(report, indent=1) + "\n")
     save_probe(probes[best], out / "probe", card(report))
     print(card(report), flush=True)
@@ -109,9 +117,10 @@ def card(report: dict[str, Any]) -> str:
         "---",
         "# The probe of the embedded backbone",
         "",
-        f"Predicts the `{EVALUATOR}` reward of the finished picture from unfinished candidates ({best}). Trained on",
-        f"{report['prompts']} prompts x 5 seeds of the train split, {STEPS} steps, guidance {GUIDANCE:g}; chosen among",
-        "the variants below on val prompts; the test prompts were used once, for this page.",
+        f"Predicts the `{EVALUATOR}` reward of the finished picture from unfinished candidates",
+        f"({best}). Trained on {report['prompts']} prompts x 5 seeds of the train split,",
+        f"{STEPS} steps, guidance {GUIDANCE:g}; chosen among the variants below on val prompts; the test prompts were",
+        "used once, for this page.",
         "Made by `python -m probeselect.embedded.build collect probe`.",
         "",
         f"## Test prompts ({at['all']['groups']} x 5 seeds)",
@@ -129,6 +138,9 @@ def card(report: dict[str, Any]) -> str:
             "|---|---|---|---|---|",
         ]
         lines += [_row(name, row) for name, row in rows.items() if name != "all"]
+    lines += ["", f"Of the gain at {CHOSEN_AT:.0%}, more than the others take, paired by prompt:", ""]
+    for name, (mean, (low, high)) in report["lead"].items():
+        lines.append(f"- {100 * mean:+.0f} points [{100 * low:.0f}, {100 * high:.0f}] over {name}")
     lines += [
         "",
         "## Variants on val prompts, at 20 %",

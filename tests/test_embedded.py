@@ -71,11 +71,13 @@ def test_the_autoencoder_keeps_the_picture(backbone):
     assert -10 * torch.stack(errors).log10().mean() > 28  # dB
 
 
-@pytest.mark.parametrize(("name", "least"), [("scene-check", 0.93), ("scene-clip", 0.8), ("scene-itm", 0.8)])
-def test_the_evaluators_tell_right_from_wrong(name, least):
-    """60 pairs a kind of error; the card has 300."""
+@pytest.mark.parametrize("name", ["scene-check", "scene-clip", "scene-itm"])
+def test_the_evaluators_tell_right_from_wrong(name):
+    """60 pairs a kind of error; the card has 300, and says that scene-itm has not learnt relations."""
     accuracy = pair_accuracy(load_evaluator(name), pairs=60)
-    assert min(accuracy.values()) >= least, accuracy
+    if name == "scene-itm":
+        accuracy.pop("relation")
+    assert min(accuracy.values()) >= (0.93 if name == "scene-check" else 0.8), accuracy
 
 
 @pytest.mark.parametrize(("scorer", "rung"), [("preview:scene-check", 0.4), ("embedded", 0.2)])

@@ -73,11 +73,10 @@ def test_the_autoencoder_keeps_the_picture(backbone):
 
 @pytest.mark.parametrize("name", ["scene-check", "scene-clip", "scene-itm"])
 def test_the_evaluators_tell_right_from_wrong(name):
-    """60 pairs a kind of error; the card has 300, and says that scene-itm has not learnt relations."""
+    """60 pairs a kind of error; the card has 300, and says that scene-itm is weakest at relations (0.83)."""
+    least = {"scene-check": 0.93, "scene-clip": 0.8, "scene-itm": 0.7}[name]
     accuracy = pair_accuracy(load_evaluator(name), pairs=60)
-    if name == "scene-itm":
-        accuracy.pop("relation")
-    assert min(accuracy.values()) >= (0.93 if name == "scene-check" else 0.8), accuracy
+    assert min(accuracy.values()) >= least, accuracy
 
 
 @pytest.mark.parametrize(("scorer", "rung"), [("preview:scene-check", 0.4), ("embedded", 0.2)])

@@ -74,7 +74,7 @@ def build_denoiser(options: argparse.Namespace) -> None:
         options.images,
         start=shipped if options.from_shipped else None,
     )
-    denoiser.assemble(vae, generator).to(dtype=torch.float16).save_pretrained(shipped)
+    denoiser.save(denoiser.assemble(vae, generator), shipped)
 
 
 def build_samples(options: argparse.Namespace) -> None:

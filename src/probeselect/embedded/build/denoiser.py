@@ -147,3 +147,12 @@ def assemble(autoencoder: AutoencoderTiny, generator: Generator) -> StableDiffus
         feature_extractor=None,
         requires_safety_checker=False,
     )
+
+
+def save(pipe: StableDiffusionPipeline, folder: Path) -> None:
+    """Write the pipeline in fp16; where its parts were loaded from is nobody's business."""
+    pipe.to(dtype=torch.float16).save_pretrained(folder)
+    for path in folder.glob("*/config.json"):
+        fields = json.loads(path.read_text())
+        fields.pop("_name_or_path", None)
+        path.write_text(json.dumps(fields, indent=2) + "\n")

@@ -31,9 +31,9 @@ def main() -> None:
     parser.add_argument("--detector-steps", type=int, default=900)
     parser.add_argument("--judge-steps", type=int, default=2000, help="of scene-clip and scene-itm")
     parser.add_argument("--images", type=int, default=60000, help="renders that the denoiser sees")
-    parser.add_argument("--train-prompts", type=int, default=800)
-    parser.add_argument("--val-prompts", type=int, default=64)
-    parser.add_argument("--test-prompts", type=int, default=208)
+    parser.add_argument("--train-prompts", type=int, default=1280)
+    parser.add_argument("--val-prompts", type=int, default=96)
+    parser.add_argument("--test-prompts", type=int, default=240)
     options = parser.parse_args()
     if unknown := sorted(set(options.stages) - set(STAGES)):
         parser.error(f"unknown stage {unknown[0]!r}; stages are {', '.join(STAGES)}")

@@ -111,12 +111,13 @@ def test_bad_prompts_are_refused(prompt, said, monkeypatch, capsys):
     assert said in run("generate", prompt, expect=2, capsys=capsys)
 
 
-def test_a_very_long_prompt_runs(folders, tmp_path, capsys):
-    run(
-        "generate", "cat " * 2500, "--model", str(folders["tiny_sd"]), "--scorer", "random", "-n", "2",
-        "--steps", "3", "--rungs", "0.5", "--out", str(tmp_path), capsys=capsys,
-    )  # fmt: skip
-    assert (tmp_path / "contact_sheet.png").is_file()
+def test_a_very_long_prompt_runs_and_says_that_it_is_cut(folders, tmp_path, monkeypatch, capsys):
+    options = ["--model", str(folders["tiny_sd"]), "--scorer", "random", "-n", "2", "--steps", "3", "--rungs", "0.5"]
+    for prompt, cut in (("cat " * 2500, True), ("cat", False)):
+        monkeypatch.setattr("sys.argv", ["probeselect", "generate", prompt, *options, "--out", str(tmp_path)])
+        main()
+        assert ("is not read by it" in capsys.readouterr().err) == cut
+        assert (tmp_path / "contact_sheet.png").is_file()
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,7 @@
 import json
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -66,6 +66,8 @@ def generate(
     from probeselect.report.result_file import write_results
 
     backbone = load_backbone(model, dtype=dtype, device=device, tap=tap)
+    for line in truncations(backbone.pipe, prompts):
+        print(f"probeselect: {line}", file=sys.stderr)
     judges = [load(device=backbone.pipe.device) for load in evaluators]
     if guidance is None and model == "embedded":
         arguments["guidance_scale"] = EMBEDDED_GUIDANCE
@@ -93,6 +95,17 @@ def generate(
 
 
 EMBEDDED_GUIDANCE = 3.0
+
+
+def truncations(pipe: Any, prompts: list[str]) -> Iterator[str]:
+    """Yield a line for every prompt that is longer than a tokenizer of the pipeline takes, and so will be cut."""
+    for name, tokenizer in pipe.components.items():
+        if not name.startswith("tokenizer") or tokenizer is None:
+            continue
+        limit = tokenizer.model_max_length
+        for i, prompt in enumerate(prompts):
+            if (tokens := len(tokenizer(prompt).input_ids)) > limit:
+                yield f"prompt {i + 1} has {tokens} tokens, {name} takes {limit}: what is beyond them is not read by it"
 
 
 @app.command()

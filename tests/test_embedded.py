@@ -73,8 +73,8 @@ def test_the_autoencoder_keeps_the_picture(backbone):
 
 @pytest.mark.parametrize("name", ["scene-check", "scene-clip", "scene-itm"])
 def test_the_evaluators_tell_right_from_wrong(name):
-    """60 pairs a kind of error; the card has 300, and says that scene-itm is weakest at relations (0.83)."""
-    least = {"scene-check": 0.93, "scene-clip": 0.8, "scene-itm": 0.7}[name]
+    """60 pairs a kind of error; the card has 300, where scene-clip is weakest, at relations (0.90)."""
+    least = {"scene-check": 0.93, "scene-clip": 0.8, "scene-itm": 0.93}[name]
     accuracy = pair_accuracy(load_evaluator(name), pairs=60)
     assert min(accuracy.values()) >= least, accuracy
 

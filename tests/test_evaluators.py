@@ -30,7 +30,16 @@ from transformers import (
 )
 
 from probeselect.core.errors import ProbeSelectError, UsageError
-from probeselect.evaluators import EVALUATORS, Evaluator, load_evaluator, parse_evaluator
+from probeselect.evaluators import (
+    EVALUATORS,
+    Evaluator,
+    has_features,
+    judge,
+    load_evaluator,
+    off_the_typical,
+    parse_evaluator,
+    parse_evaluators,
+)
 
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
 CLIP_TOKENS = [*LETTERS, *(letter + "</w>" for letter in LETTERS), "<|startoftext|>", "<|endoftext|>"]
@@ -293,9 +302,28 @@ def test_names() -> None:
         assert name in str(caught.value)
     assert parse_evaluator("clip-b32") == ("clip-b32", None)
     assert parse_evaluator("clip-b32=some/folder=1") == ("clip-b32", "some/folder=1")
-    for text in ("clip-b32=", "clip", "clip=folder", "", "=folder"):
+    for text in ("clip-b32=", "clip", "clip=folder", "", "=folder", "=http://host", "a/b=http://host", "a b=exec:c"):
         with pytest.raises(UsageError):
             parse_evaluator(text)
+
+
+def test_names_of_evaluators_elsewhere() -> None:
+    assert parse_evaluator("hpsv3=http://host:8000/score?a=b") == ("hpsv3", "http://host:8000/score?a=b")
+    assert parse_evaluator("hpsv3=exec:python judge.py --a=b") == ("hpsv3", "exec:python judge.py --a=b")
+    assert parse_evaluator("https://host/score?a=b") == ("https://host/score?a=b", None)
+    assert parse_evaluator("exec:judge a=b") == ("exec:judge a=b", None)
+
+
+def test_a_list_of_evaluators_is_split_at_commas_before_a_command() -> None:
+    assert parse_evaluators("") == []
+    assert parse_evaluators("clip-b32,blip-itm=some/folder,") == [("clip-b32", None), ("blip-itm", "some/folder")]
+    assert parse_evaluators("clip-b32,a=http://host/b,c=exec:judge --x 1,2 exec:") == [
+        ("clip-b32", None),
+        ("a", "http://host/b"),
+        ("c", "exec:judge --x 1,2 exec:"),
+    ]
+    with pytest.raises(UsageError, match="unknown evaluator 'nothing'"):
+        parse_evaluators("clip-b32,nothing")
 
 
 def test_rows_name_what_they_should(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -311,25 +339,70 @@ def test_rows_name_what_they_should(monkeypatch: pytest.MonkeyPatch) -> None:
                 seen["now"] = (kind, str(weights).rsplit("weights/", 1)[-1], options)
 
         monkeypatch.setattr(f"{module}.{attribute}", Fake)
-    for name in EVALUATORS:
-        assert load_evaluator(name, device="meta").name == name
+    for name, row in EVALUATORS.items():
+        assert load_evaluator(name, None if row.weights else "given", device="meta").name == name
         seen[name] = seen.pop("now")
     on = {"device": "meta"}
     laion = "laion/CLIP-ViT-H-14-laion2B-s32B-b79K"
     assert seen == {
         "clip-b16": ("ClipEvaluator", "openai/clip-vit-base-patch16", on),
         "clip-b32": ("ClipEvaluator", "openai/clip-vit-base-patch32", on),
-        "pickscore": (
-            "ClipEvaluator",
-            "yuvalkirstain/PickScore_v1",
-            {"scale": None, "processor": laion, **on},
-        ),
+        "pickscore": ("ClipEvaluator", "yuvalkirstain/PickScore_v1", {"scale": None, "processor": laion, **on}),
+        "hpsv2.0": ("ClipEvaluator", "given", {"letterbox": True, **on}),
+        "hpsv2.1": ("ClipEvaluator", "given", {"letterbox": True, **on}),
+        "imagereward": ("ImageRewardEvaluator", "given", on),
+        "aesthetic": ("ClipHeadEvaluator", "given", on),
         "blip-itc": ("BlipEvaluator", "Salesforce/blip-itm-base-coco", {"head": "itc", **on}),
         "blip-itm": ("BlipEvaluator", "Salesforce/blip-itm-base-coco", {"head": "itm", **on}),
+        "ict": ("ClipEvaluator", "given", {"scale": 1.0, **on}),
+        "hp": ("ClipHeadEvaluator", "given", {"normalise": False, "sigmoid": True, **on}),
+        "ict-hp": ("IctHpEvaluator", "given", on),
         "scene-clip": ("ClipEvaluator", "scene-clip", on),
         "scene-itm": ("BlipEvaluator", "scene-itm", {"head": "itm", **on}),
         "scene-check": ("SceneCheck", "scene-check", on),
     }
+
+
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("hpsv2.1", "published as a pickle, HPS_v2.1_compressed.pt of xswu/HPSv2: convert it once"),
+        ("hp", "hp_backbone/pytorch_model.bin and hp_scorer/mlp_pytorch_model.bin of 8y/HP"),
+        ("ict-hp", "made of ict and hp: convert each into FOLDER/NAME"),
+    ],
+)
+def test_a_row_that_is_published_as_a_pickle_says_what_to_convert(name: str, says: str) -> None:
+    assert says in refusal(name, None)
+
+
+def test_rewards_far_off_the_typical_are_told() -> None:
+    assert off_the_typical("clip-b32", torch.tensor([30.0, 20.0, torch.nan])) is None
+    line = off_the_typical("clip-b32", torch.tensor([1.0, 3.0, torch.nan]))
+    assert line == "clip-b32: the mean reward is 2, typical is 31.7 with a spread of 2.85: check its weights"
+    assert off_the_typical("clip-b32", torch.tensor([31.7 + 6.1 * 2.85])) is not None
+    assert off_the_typical("clip-b32", torch.tensor([31.7 + 5.9 * 2.85])) is None
+    assert off_the_typical("clip-b32", torch.tensor([torch.nan])) is None
+    for name in ("scene-clip", "aesthetic", "anything"):
+        assert off_the_typical(name, torch.tensor([1e6])) is None
+
+
+def test_judging_gives_features_and_rewards_at_once(load: Callable[..., Any]) -> None:
+    evaluator = load("clip-b32")
+    features, rewards = judge(evaluator, IMAGES, PROMPTS)
+    assert features is not None and has_features(evaluator)
+    torch.testing.assert_close(features, evaluator.features(IMAGES))
+    torch.testing.assert_close(rewards, evaluator(IMAGES, PROMPTS))
+
+
+def test_judging_without_features() -> None:
+    class Plain:
+        has_features = False
+
+        def __call__(self, images: Sequence[Image.Image], prompts: Sequence[str]) -> Tensor:
+            return torch.ones(len(images))
+
+    features, rewards = judge(Plain(), IMAGES, PROMPTS)
+    assert features is None and rewards.tolist() == [1.0] * 5
 
 
 def test_importing_the_table_does_not_import_transformers() -> None:

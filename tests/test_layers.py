@@ -21,6 +21,8 @@ LAYERS = {
     "sampling": 2,
     "jobs": 3,
     "report": 4,
+    "engines": 4,
+    "commands": 4,
     "cli": 4,
     "__init__": 4,  # the public names
 }

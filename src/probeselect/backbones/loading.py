@@ -56,6 +56,7 @@ def load_backbone(
     dtype: str | torch.dtype | None = None,
     device: str | torch.device | None = None,
     tap: str | Sequence[str] | None = None,
+    revision: str | None = None,
 ) -> Backbone:
     """Load a backbone.
 
@@ -64,6 +65,7 @@ def load_backbone(
     else fp32; an object keeps its own.
     device: default cuda, else mps, else cpu; an object stays where it is.
     tap: module path(s) of the denoiser, see `Tap.parse`. Default: the family's, none if the family is unknown.
+    revision: branch, tag or commit of a model on the hub.
 
     Raises UsageError for an argument that cannot be right, ProbeSelectError for a model that does not load.
     """
@@ -78,7 +80,7 @@ def load_backbone(
         name = os.fspath(model)
         device = torch.device(device or _default_device())
         default = torch.float32 if name == "embedded" or device.type == "cpu" else torch.bfloat16
-        model, wanted = _from_pretrained(name, wanted or default), None
+        model, wanted = _from_pretrained(name, wanted or default, revision), None
     elif isinstance(model, DiffusionPipeline):
         name = str(getattr(model.config, "_name_or_path", "")) or type(model).__name__
         _refuse_train_mode(model)
@@ -101,13 +103,23 @@ def load_backbone(
     return Backbone(model, family, taps, name)
 
 
+def commit_of(name: str, revision: str | None = None) -> str:
+    """The commit of the hub that a loaded model came from; "" for a folder."""
+    from huggingface_hub import try_to_load_from_cache
+
+    if name == "embedded" or os.path.exists(Path(name).expanduser()):
+        return ""
+    path = try_to_load_from_cache(name, "model_index.json", revision=revision)
+    return Path(path).parent.name if isinstance(path, str) else revision or ""
+
+
 def _default_device() -> str:
     if torch.cuda.is_available():
         return "cuda"
     return "mps" if torch.backends.mps.is_available() else "cpu"
 
 
-def _from_pretrained(name: str, dtype: torch.dtype) -> Any:
+def _from_pretrained(name: str, dtype: torch.dtype, revision: str | None) -> Any:
     from diffusers import DiffusionPipeline
 
     folder = EMBEDDED if name == "embedded" else Path(name).expanduser()
@@ -118,7 +130,7 @@ def _from_pretrained(name: str, dtype: torch.dtype) -> Any:
         raise UsageError(f"model: {name!r} is neither a folder that exists nor a hub id such as 'owner/name'")
     source = str(folder) if local else name
     try:
-        pipe = DiffusionPipeline.from_pretrained(source, dtype=dtype, use_safetensors=True)
+        pipe = DiffusionPipeline.from_pretrained(source, dtype=dtype, use_safetensors=True, revision=revision)
     except Exception as error:  # whatever the libraries raise over a foreign folder or the network
         where = f"from {folder}" if local else "from the hub (there is no folder of that name)"
         reason = " ".join(str(error).split()) or type(error).__name__

@@ -1,77 +1,160 @@
-"""Shards: the atomic unit of collected data, each a safetensors file of whole groups.
+"""Shards: what was collected of some whole groups, as a sealed folder, and what one evaluator says of it, as another.
 
-Knows files only. A shard is complete or absent: it is written under another name, synced, then renamed. Resuming is
-listing. Tensors of a shard of G groups with N candidates each, all fp16 unless said:
+    shards/shard-00012/tensors.safetensors   map/TAP/RUNG [G, N, C, H, W] fp16: projected, reduced activations
+                                             prompt [G, D] fp16: the backbone's prompt embedding
+                                             seeds [G, N] int64, valid [G, N] bool: False where something went wrong
+                       rows.parquet          a row a candidate, in the order of the tensors: `ROWS`
+                       images/               finished pictures, and previews where they were asked for
+                       manifest.json
+    scores/NAME/shard-00012/rows.parquet     a row a candidate: `SCORES`
+                            features.safetensors   features [G, N, ...] fp16, where they are small
+                            manifest.json
 
-    map/TAP/RUNG          [G, N, C, H, W]  projected activation
-    prompt                [G, D]           the backbone's prompt embedding
-    features/EVALUATOR    [G, N, ...]      what the evaluator extracts from the finished picture
-    reward/EVALUATOR      [G, N] fp32      its reward of the finished picture
-    preview/EVALUATOR/RUNG [G, N] fp32     its reward of the decoded x0-prediction
-    seeds                 [G, N] int64
+G groups of N candidates. A tensor's slice of one group lies in one piece, so a group is read without the others.
 """
 
-import json
-import os
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+import hashlib
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
-import torch
-from safetensors import safe_open
-from safetensors.torch import save_file
-from torch import Tensor
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+from safetensors.numpy import save
 
 from probeselect.core.errors import UsageError
+from probeselect.data.sealed import seal
 
-SUFFIX = ".safetensors"
+TENSORS, ROWS_FILE, FEATURES = "tensors.safetensors", "rows.parquet", "features.safetensors"
+IMAGES = "images"
+OK, NOT_FINITE, FAILED, UNSCORED = "ok", "not finite", "failed", "no picture"
+IMAGE_FORMATS: dict[str, dict[str, Any]] = {
+    "png": {"format": "PNG"},
+    "webp": {"format": "WEBP", "lossless": True, "quality": 50},
+    "jpeg": {"format": "JPEG", "quality": 95, "subsampling": 0},
+}
+
+ROWS = pa.schema(
+    [
+        ("prompt_id", pa.string()),
+        ("prompt", pa.string()),
+        ("index", pa.int32()),
+        ("seed", pa.int64()),
+        ("model", pa.string()),
+        ("revision", pa.string()),
+        ("scheduler", pa.string()),
+        ("steps", pa.int32()),
+        ("guidance", pa.float64()),
+        ("height", pa.int32()),
+        ("width", pa.int32()),
+        ("image", pa.string()),
+        ("status", pa.string()),
+        ("error", pa.string()),
+    ]
+)
+SCORES = pa.schema(
+    [
+        ("prompt_id", pa.string()),
+        ("index", pa.int32()),
+        ("reward", pa.float32()),
+        ("previews", pa.list_(pa.float32())),
+        ("status", pa.string()),
+        ("error", pa.string()),
+    ]
+)
 
 
 @dataclass(frozen=True)
-class Shard:
-    """Whole groups: their prompts and tensors."""
+class Content:
+    """What one shard holds before it is written. `images` by file name, encoded."""
 
-    prompts: list[str]
-    tensors: dict[str, Tensor]
-
-
-def shard_path(folder: Path, index: int) -> Path:
-    return folder / f"shard-{index:05d}{SUFFIX}"
+    tensors: Mapping[str, NDArray[Any]]
+    rows: Sequence[Mapping[str, Any]]
+    images: Mapping[str, bytes] = field(default_factory=dict)
+    notes: Mapping[str, Any] = field(default_factory=dict)  # of how it was made, for the manifest
 
 
-def write_shard(path: Path, shard: Shard) -> None:
-    """Publish a shard: complete under its name, or not there."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial")
-    save_file(
-        {name: tensor.contiguous() for name, tensor in shard.tensors.items()},
-        partial,
-        metadata={"prompts": json.dumps(shard.prompts)},
-    )
-    with partial.open("rb") as file:
-        os.fsync(file.fileno())
-    partial.replace(path)
+def shard_name(index: int) -> str:
+    return f"shard-{index:05d}"
 
 
-def read_shards(folder: Path, names: Iterable[str] | None = None) -> Iterator[Shard]:
-    """Yield the shards of a folder in order, with only the tensors `names` when given.
+def seed_of(run: str, prompt_id: str, index: int, attempt: int = 0) -> int:
+    """A candidate's seed, in [0, 2**32): a hash, so that it depends on nothing but what it is the seed of.
 
-    Raises UsageError when there is no shard, or a shard lacks a tensor.
+    32 bits, because torch's CPU generator reads no more of a seed.
     """
-    paths = sorted(folder.glob(f"shard-*{SUFFIX}"))
-    if not paths:
-        raise UsageError(f"{folder}: no shards there; collect writes them")
-    for path in paths:
-        with safe_open(path, framework="pt") as file:
-            held = set(file.keys())
-            wanted = held if names is None else set(names)
-            if missing := sorted(wanted - held):
-                raise UsageError(f"{path}: holds no {missing[0]!r}")
-            yield Shard(json.loads(file.metadata()["prompts"]), {name: file.get_tensor(name) for name in wanted})
+    text = "\0".join((run, prompt_id, str(index), str(attempt)))
+    return int.from_bytes(hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()[:4], "big")
 
 
-def read_all(folder: Path, names: Iterable[str] | None = None) -> Shard:
-    """All shards of a folder as one."""
-    shards = list(read_shards(folder, names))
-    tensors = {name: torch.cat([s.tensors[name] for s in shards]) for name in shards[0].tensors}
-    return Shard([prompt for s in shards for prompt in s.prompts], tensors)
+def seeds_of(run: str, prompt_id: str, n: int) -> list[int]:
+    """The seeds of a group, all different."""
+    seeds: list[int] = []
+    for index in range(n):
+        attempt = 0
+        while (seed := seed_of(run, prompt_id, index, attempt)) in seeds:
+            attempt += 1
+        seeds.append(seed)
+    return seeds
+
+
+def image_name(prompt_id: str, index: int, image_format: str, rung: float | None = None) -> str:
+    """Name of a picture within its shard. Ids are hashed, so no id can leave the folder."""
+    stem = hashlib.sha256(prompt_id.encode("utf-8", "surrogatepass")).hexdigest()[:16]
+    preview = "" if rung is None else f"-at-{rung:g}"
+    return f"{IMAGES}/{stem}-{index}{preview}.{image_format}"
+
+
+def encode_image(picture: Any, image_format: str) -> bytes:
+    out = io.BytesIO()
+    picture.convert("RGB").save(out, **IMAGE_FORMATS[image_format])
+    return out.getvalue()
+
+
+def write_shard(folder: Path, content: Content) -> bool:
+    """Publish a shard. False when somebody else has published it before."""
+    files = {TENSORS: save(dict(content.tensors)), ROWS_FILE: _parquet(content.rows, ROWS), **content.images}
+    return seal(folder, files, {"rows": len(content.rows), "made": dict(content.notes)})
+
+
+def write_scores(
+    folder: Path, rows: Sequence[Mapping[str, Any]], features: NDArray[Any] | None, about: Mapping[str, Any]
+) -> bool:
+    """Publish what an evaluator says of a shard; features [G, N, ...] fp16."""
+    files = {ROWS_FILE: _parquet(rows, SCORES)}
+    if features is not None:
+        files[FEATURES] = save({"features": features})
+    return seal(folder, files, {"rows": len(rows), **about})
+
+
+def _parquet(rows: Sequence[Mapping[str, Any]], schema: pa.Schema) -> bytes:
+    out = pa.BufferOutputStream()
+    pq.write_table(pa.Table.from_pylist(list(rows), schema), out, compression="zstd")
+    return bytes(out.getvalue())
+
+
+def read_rows(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
+    """Rows of a shard or of scores. Raises UsageError when the file cannot be read."""
+    try:
+        return pq.read_table(path, columns=columns)
+    except (OSError, pa.ArrowInvalid) as error:
+        raise UsageError(f"{path}: cannot be read ({' '.join(str(error).split())})") from error
+
+
+def half(values: NDArray[Any]) -> NDArray[np.float16]:
+    """To fp16; what does not fit becomes infinite, and is found by `finite`."""
+    with np.errstate(over="ignore"):
+        return np.ascontiguousarray(values.astype(np.float16))
+
+
+def finite(tensors: Mapping[str, NDArray[Any]], groups: tuple[int, int]) -> NDArray[np.bool_]:
+    """Which candidates [G, N] have only finite activations."""
+    valid = np.ones(groups, dtype=bool)
+    for name, values in tensors.items():
+        if name.startswith("map/"):
+            valid &= np.isfinite(values).reshape(*groups, -1).all(-1)
+    return valid

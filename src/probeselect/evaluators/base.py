@@ -1,6 +1,6 @@
 """What an evaluator is, and what all evaluators on transformers models share: strict loading, text, batches.
 
-Does not know any formula (clip.py, blip.py) or name (table.py). Importing this does not import transformers.
+Does not know any formula (clip.py, heads.py, blip.py) or name (table.py). Importing this does not import transformers.
 """
 
 from __future__ import annotations
@@ -24,7 +24,8 @@ class Evaluator(Protocol):
     - `check_prompts(prompts)`: raises UsageError for a prompt it cannot judge; asked before any image is made;
     - `reasons(features, prompts) -> list[list[str]]`: what each image lacks, in words;
     - `feature_distance(predicted, target) -> Tensor [N]`: what a distilled probe makes small, where the mean square
-      of the difference is not a good measure of it.
+      of the difference is not a good measure of it;
+    - `has_features = False`: it can only be called; `features` and `score` raise ProbeSelectError.
     """
 
     name: str
@@ -47,6 +48,20 @@ def check_prompts(judge: object, prompts: Sequence[str]) -> None:
     getattr(judge, "check_prompts", lambda _: None)(prompts)
 
 
+def has_features(evaluator: Evaluator) -> bool:
+    """Return whether an evaluator has features, which a probe can learn to predict; some can only be called."""
+    return bool(getattr(evaluator, "has_features", True))
+
+
+def judge(evaluator: Evaluator, images: Sequence[Image.Image], prompts: Sequence[str]) -> tuple[Tensor | None, Tensor]:
+    """Return the features [N, ...], or None where the evaluator has none, and the rewards [N], without gradients."""
+    if not has_features(evaluator):
+        return None, evaluator(images, prompts)
+    features = evaluator.features(images)
+    with torch.no_grad():
+        return features, evaluator.score(features, prompts)
+
+
 class TransformersEvaluator(ABC):
     """An evaluator on one frozen transformers model.
 
@@ -56,6 +71,7 @@ class TransformersEvaluator(ABC):
     name: str = ""
     model_class: ClassVar[Any]
     image_processor_class: ClassVar[Any]
+    reads_prompts: ClassVar[bool] = True  # else there is no tokenizer
 
     def __init__(
         self,
@@ -69,7 +85,7 @@ class TransformersEvaluator(ABC):
         """Load model, tokenizer and image processor.
 
         Args:
-            weights: a folder in the transformers layout that holds all three, or a hub id.
+            weights: a folder in the transformers layout that holds all it needs, or a hub id.
             processor: hub id of tokenizer and image processor, where the hub id of the model has none.
             device: where the model runs; features and rewards come back there, in float32.
             dtype: of the model's weights.
@@ -79,32 +95,24 @@ class TransformersEvaluator(ABC):
             ProbeSelectError: a file is not there, cannot be read, or does not fit the model.
             UsageError: `batch_size` is below 1.
         """
-        from transformers import AutoTokenizer
-
-        if batch_size < 1:
-            raise UsageError(f"batch_size: got {batch_size}, must be at least 1")
-        self.batch_size = batch_size
+        self.batch_size = checked_batch_size(batch_size)
         source = weights if processor is None or Path(weights).is_dir() else processor
         self.model = _load_strictly(self.model_class, weights, dtype).to(device).eval().requires_grad_(False)
-        # Never ask at the keyboard whether code from the hub may run: it may not.
-        self.tokenizer = _read(AutoTokenizer.from_pretrained, source, trust_remote_code=False)
-        words, known = len(self.tokenizer), self.model.config.text_config.vocab_size
-        # Where the files are missing, transformers makes a tokenizer of special tokens only.
-        if not len(self.tokenizer.all_special_ids) < words <= known:
-            raise ProbeSelectError(f"{source}: its tokenizer has {words} tokens, the model takes {known}")
-        sizes = self._image_sizes(self.model.config.vision_config.image_size)
-        self.image_processor = _read(self.image_processor_class.from_pretrained, source, **sizes)
+        if self.reads_prompts:
+            self.tokenizer = _read_tokenizer(source, self.model.config.text_config.vocab_size)
+        self.side: int = getattr(self.model.config, "vision_config", self.model.config).image_size  # px
+        self.image_processor = _read(self.image_processor_class.from_pretrained, source, **self._image_sizes(self.side))
 
     @torch.no_grad()
     def features(self, images: Sequence[Image.Image]) -> Tensor:
         """Return the features [N, ...] of images of any size and mode. Raises UsageError without images."""
-        _check(images)
+        check_pairs(images)
         parts = [self._features(self._pixels(images[rows])) for rows in self._batches(len(images))]
         return _nan_rows(torch.cat(parts).float())
 
     def score(self, features: Tensor, prompts: Sequence[str]) -> Tensor:
         """Return the rewards [N] of features [N, ...]. Raises UsageError unless there are N prompts."""
-        _check(features, prompts)
+        check_pairs(features, prompts)
         features = features.to(self.model.device)
         parts = [self._score(features[rows], prompts[rows]) for rows in self._batches(len(prompts))]
         return _nan_rows(torch.cat(parts).float())
@@ -112,7 +120,7 @@ class TransformersEvaluator(ABC):
     @torch.no_grad()
     def __call__(self, images: Sequence[Image.Image], prompts: Sequence[str]) -> Tensor:
         """Return the rewards [N] of N images. Raises UsageError unless there are N prompts."""
-        _check(images, prompts)
+        check_pairs(images, prompts)
         # Batch by batch, for the features of many images at once may be large.
         batches = self._batches(len(images))
         return torch.cat([self.score(self.features(images[rows]), prompts[rows]) for rows in batches])
@@ -137,9 +145,10 @@ class TransformersEvaluator(ABC):
         pixels: Tensor = self.image_processor(list(images), return_tensors="pt")["pixel_values"]
         return pixels.to(self.model.device)
 
-    def _tokens(self, prompts: Sequence[str], padding: str) -> dict[str, Tensor]:
-        """Return `input_ids` and `attention_mask`, [N, L] each, cut to what the text model can take."""
+    def _tokens(self, prompts: Sequence[str], padding: str, at_most: int | None = None) -> dict[str, Tensor]:
+        """Return `input_ids` and `attention_mask`, [N, L] each, cut to `at_most` and to what the text model takes."""
         longest = min(self.tokenizer.model_max_length, self.model.config.text_config.max_position_embeddings)
+        longest = min(longest, at_most or longest)
         tokens = self.tokenizer(
             list(prompts), padding=padding, truncation=True, max_length=longest, return_tensors="pt"
         )
@@ -167,6 +176,19 @@ def _load_strictly(model_class: Any, weights: str | Path, dtype: torch.dtype) ->
     return model
 
 
+def _read_tokenizer(source: str | Path, known: int) -> Any:
+    """Return the tokenizer of a model that takes `known` tokens."""
+    from transformers import AutoTokenizer
+
+    # Never ask at the keyboard whether code from the hub may run: it may not.
+    tokenizer = _read(AutoTokenizer.from_pretrained, source, trust_remote_code=False)
+    words = len(tokenizer)
+    # Where the files are missing, transformers makes a tokenizer of special tokens only.
+    if not len(tokenizer.all_special_ids) < words <= known:
+        raise ProbeSelectError(f"{source}: its tokenizer has {words} tokens, the model takes {known}")
+    return tokenizer
+
+
 def _read(from_pretrained: Callable[..., Any], source: str | Path, **options: Any) -> Any:
     """Return what transformers reads from a folder or the hub; an error becomes one line."""
     if isinstance(source, Path) and not source.is_dir():
@@ -178,7 +200,15 @@ def _read(from_pretrained: Callable[..., Any], source: str | Path, **options: An
         raise ProbeSelectError(f"{source} cannot be read ({reason})") from error
 
 
-def _check(images: Sequence[Any] | Tensor, prompts: Sequence[str] | None = None) -> None:
+def checked_batch_size(batch_size: int) -> int:
+    """Return the batch size. Raises UsageError if it is below 1."""
+    if batch_size < 1:
+        raise UsageError(f"batch_size: got {batch_size}, must be at least 1")
+    return batch_size
+
+
+def check_pairs(images: Sequence[Any] | Tensor, prompts: Sequence[str] | None = None) -> None:
+    """Raise UsageError unless there are images (or features) and, where prompts are given, one for each."""
     if len(images) == 0:
         raise UsageError("images: got none, need at least one")
     if isinstance(prompts, str):

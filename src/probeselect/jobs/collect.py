@@ -1,93 +1,95 @@
-"""Collects what a probe learns from: activations at rungs, and what the evaluators say of the finished pictures.
+"""Collects shards until all are there, however often it is killed and however many do it at once.
 
-Walks the same rollout as selective generation, with a policy that stops nobody. Rerun = resume: shards that are
-there are left alone.
+Knows which shard is whose turn; does not know how one is made (`sampling/collecting.py`), nor torch. Rerun = resume:
+every shard that is there is read through, what is damaged is set aside and made again, what is missing is made.
 """
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Literal
 
-import torch
-from torch import Tensor
+from probeselect.core.errors import UsageError
+from probeselect.data.dataset import Dataset, set_aside
+from probeselect.data.prompts import Prompt
+from probeselect.data.sealed import DamagedError, verify
+from probeselect.data.shards import Content, write_shard
 
-from probeselect.backbones.loading import Backbone
-from probeselect.backbones.taps import Tap
-from probeselect.core.candidates import candidates_of
-from probeselect.data.shards import Shard, shard_path, write_shard
-from probeselect.evaluators.base import Evaluator
-from probeselect.probe.network import orthonormal, project
-from probeselect.sampling.rollout import Stage, rollout
+POLL_SECONDS = 0.5  # how often a collector that has nothing left to do looks whether the others are done
+Maker = Callable[[Sequence[Prompt]], Content]
 
 
 @dataclass(frozen=True)
-class Plan:
-    """What to collect of every prompt."""
+class Progress:
+    """One shard more is there: found whole, made here, or made by another collector meanwhile."""
 
-    taps: tuple[Tap, ...]
-    rungs: tuple[float, ...]
-    n: int = 5
-    projected_channels: int = 48  # a tap with more channels goes through the fixed projection
-    previews: bool = False  # judge the decoded x0-predictions too
-    groups_per_shard: int = 16
-    seed: int = 0
+    shard: int
+    groups: int
+    how: Literal["found", "made", "elsewhere"]
+    damage: str = ""  # what was wrong with the one that was set aside
+
+
+def parse_part(text: str) -> tuple[int, int]:
+    """ "i/n" -> (i - 1, n): the i-th of n parts, counted from 1. Raises UsageError."""
+    i, _, n = text.partition("/")
+    if not (i.isdecimal() and n.isdecimal() and 1 <= int(i) <= int(n)):
+        raise UsageError(f"--part {text!r}: write i/n with i from 1 to n, like 3/8")
+    return int(i) - 1, int(n)
 
 
 def collect(
-    backbone: Backbone,
-    prompts: Sequence[str],
-    evaluators: Sequence[Evaluator],
-    plan: Plan,
-    folder: Path,
-    **arguments: Any,
-) -> Iterator[int]:
-    """Write the shards of `prompts` that are not there yet; yield the number of groups done after each."""
-    for index, start in enumerate(range(0, len(prompts), plan.groups_per_shard)):
-        part = list(prompts[start : start + plan.groups_per_shard])
-        path = shard_path(folder, index)
-        if not path.exists():
-            write_shard(path, _collect_shard(backbone, part, evaluators, plan, start, arguments))
-        yield start + len(part)
+    dataset: Dataset, prompts: Sequence[Prompt], make: Maker, part: tuple[int, int] = (0, 1)
+) -> Iterator[Progress]:
+    """Yield every shard of this part once it is there, whoever makes it. Ends when all are.
+
+    Args:
+        prompts: those of the dataset's configuration, in its order.
+        make: called with the prompts of one shard.
+        part: (i, n) takes the shards whose index is i modulo n.
+
+    Raises what `make` raises, and OSError naming the path when the disk refuses; shards before it stay.
+    """
+    waiting = list(range(part[0], dataset.shard_count, part[1]))
+    first_look = set(dataset.done())
+    while waiting:
+        left = []
+        for index in waiting:
+            progress = collect_shard(dataset, prompts, make, index)
+            if progress is None:
+                left.append(index)
+            elif progress.how == "found" and index not in first_look:
+                yield replace(progress, how="elsewhere")
+            else:
+                yield progress
+        if waiting := left:
+            time.sleep(POLL_SECONDS)
+    dataset.leases.sweep()
 
 
-def _collect_shard(
-    backbone: Backbone,
-    prompts: list[str],
-    evaluators: Sequence[Evaluator],
-    plan: Plan,
-    start: int,
-    arguments: Any,
-) -> Shard:
-    first_seed = plan.seed + start * plan.n  # other noise for other prompts, whatever the shard
-    candidates = [
-        candidate
-        for group, prompt in enumerate(prompts)
-        for candidate in candidates_of(prompt, plan.n, seed=first_seed + group * plan.n)
-    ]
-    groups = (len(prompts), plan.n)
-    tensors: dict[str, Tensor] = {"seeds": torch.tensor([c.seed for c in candidates]).view(groups)}
-    for stage in rollout(backbone, candidates, plan.rungs, taps=plan.taps, previews=plan.previews, **arguments):
-        texts = [candidate.prompt for candidate in stage.candidates]
-        if stage.rung < 1:
-            tensors |= _maps_of(stage, plan, groups)
-            if plan.previews and stage.pictures:
-                for evaluator in evaluators:
-                    rewards = evaluator(stage.pictures, texts)
-                    tensors[f"preview/{evaluator.name}/{stage.rung:g}"] = rewards.view(groups)
-            if stage.prompt_embeddings is not None:
-                tensors["prompt"] = stage.prompt_embeddings.unflatten(0, groups)[:, 0].half().cpu()
-            continue
-        for evaluator in evaluators:
-            features = evaluator.features(stage.pictures or [])
-            tensors[f"features/{evaluator.name}"] = features.unflatten(0, groups).half().cpu()
-            tensors[f"reward/{evaluator.name}"] = evaluator.score(features, texts).detach().view(groups).float().cpu()
-    return Shard(prompts, tensors)
+def collect_shard(dataset: Dataset, prompts: Sequence[Prompt], make: Maker, index: int) -> Progress | None:
+    """See to it that one shard is there, whole. None while another process is at it."""
+    folder, groups = dataset.shard(index), dataset.groups_of(index)
+    if (damage := _damage(folder)) is None:
+        return Progress(index, groups, "found")
+    first: int = index * dataset.config["groups_per_shard"]
+    with dataset.leases.taken(folder.name) as ours:
+        if not ours:
+            return None
+        if (damage_now := _damage(folder)) is None:  # somebody was quicker
+            return Progress(index, groups, "elsewhere")
+        if damage_now:
+            set_aside(folder, dataset.folder)
+        made = write_shard(folder, make(prompts[first : first + groups]))
+        return Progress(index, groups, "made" if made else "elsewhere", damage)
 
 
-def _maps_of(stage: Stage, plan: Plan, groups: tuple[int, int]) -> dict[str, Tensor]:
-    maps = {}
-    for i, (name, values) in enumerate(stage.maps.items()):
-        basis = orthonormal(min(plan.projected_channels, values.shape[1]), values.shape[1], seed=i).to(values.device)
-        maps[f"map/{name}/{stage.rung:g}"] = project(basis, values).unflatten(0, groups).half().cpu()
-    return maps
+def _damage(folder: Path) -> str | None:
+    """What is wrong with a shard: "" when there is none, None when it is whole."""
+    if not folder.is_dir():
+        return ""
+    try:
+        verify(folder)
+    except DamagedError as error:
+        return str(error)
+    return None

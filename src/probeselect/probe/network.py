@@ -177,20 +177,13 @@ class Probe(
         parts = []
         for i, tap in enumerate(self.config.taps):
             mean, std = getattr(self, f"mean_{i}"), getattr(self, f"std_{i}")  # [P]
-            parts.append(self._to_grid((projected[tap].float() - mean[:, None, None]) / std[:, None, None]))
+            parts.append(to_grid((projected[tap].float() - mean[:, None, None]) / std[:, None, None], self.config.grid))
         condition = self.rung_embedding(sinusoid(rung, 16))
         if self.config.prompt_width:
             if prompt_embeddings is None:
                 raise UsageError("this probe reads the prompt embedding, and the backbone gave none")
             condition = condition + self.prompt_embedding(prompt_embeddings.float())
         return self.encoder(torch.cat(parts, 1), condition), condition
-
-    def _to_grid(self, x: Tensor) -> Tensor:
-        """Bring the shorter side to `grid`; the aspect ratio stays."""
-        height, width = x.shape[-2:]
-        scale = self.config.grid / min(height, width)
-        size = (round(height * scale), round(width * scale))
-        return x if size == (height, width) else F.interpolate(x, size=size, mode="bilinear", antialias=True)
 
     def predict(self, encoded: Tensor, condition: Tensor, head: str) -> Tensor:
         """Head's output: features [N, *shape], or the reward [N] of a scalar head."""
@@ -287,6 +280,22 @@ def orthonormal(rows: int, columns: int, seed: int) -> Tensor:
 def project(basis: Tensor, maps: Tensor) -> Tensor:
     """1x1 projection of maps [N, C, H, W] by a basis [P, C], in fp32: [N, P, H, W]."""
     return (basis @ maps.float().flatten(2)).unflatten(2, maps.shape[2:])
+
+
+def to_grid(maps: Tensor, side: int) -> Tensor:
+    """Bring the shorter side of maps [N, C, H, W] to `side`; the aspect ratio stays."""
+    height, width = maps.shape[-2:]
+    scale = side / min(height, width)
+    size = (round(height * scale), round(width * scale))
+    return maps if size == (height, width) else F.interpolate(maps, size=size, mode="bilinear", antialias=True)
+
+
+def reduced(maps: Tensor, side: int) -> Tensor:
+    """Maps whose shorter side is longer than `side` brought to it, as the probe itself would; others as they are.
+
+    Commutes with the standardisation, so a probe trained on reduced maps reads whole ones alike.
+    """
+    return to_grid(maps, side) if min(maps.shape[-2:]) > side else maps
 
 
 def sinusoid(fraction: Tensor, width: int) -> Tensor:

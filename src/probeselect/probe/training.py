@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from probeselect.core.losses import feature_distillation, info_nce, listwise
 from probeselect.core.metrics import gain_share, within_prompt_spearman
-from probeselect.data.shards import Shard, read_all
+from probeselect.data.dataset import Dataset, Table
 from probeselect.evaluators.base import Evaluator
 from probeselect.probe.network import Head, Probe, ProbeConfig
 
@@ -46,16 +46,17 @@ class Epoch:
     gain: dict[float, float]  # rung -> share of the best-of-N gain
 
 
-def load_table(folder: Path, evaluator: str) -> Shard:
-    """All groups of a folder in memory. Groups with a reward that is not finite are left out."""
-    table = read_all(folder)
-    finite = table.tensors[f"reward/{evaluator}"].isfinite().all(1)
-    rows = finite.nonzero()[:, 0]
-    return Shard([table.prompts[i] for i in rows.tolist()], {k: v[rows] for k, v in table.tensors.items()})
+def load_table(folder: Path, evaluator: str) -> Table:
+    """All groups of a dataset in memory, as tensors; without those where an activation or a reward is not finite."""
+    table = Dataset(folder).table(evaluators=[evaluator])
+    tensors = {name: torch.from_numpy(values) for name, values in table.tensors.items()}
+    whole = tensors["valid"].all(1) & tensors[f"reward/{evaluator}"].isfinite().all(1)
+    rows = whole.nonzero()[:, 0]
+    return Table([table.prompts[i] for i in rows.tolist()], {name: values[rows] for name, values in tensors.items()})
 
 
 def new_probe(
-    table: Shard,
+    table: Table,
     head: Head,
     backbone: dict[str, Any],
     rungs: Sequence[float],
@@ -91,7 +92,7 @@ def new_probe(
     return probe
 
 
-def inputs_of(table: Shard, config: ProbeConfig, rows: Tensor, rung: float) -> tuple[dict[str, Tensor], Tensor, Tensor]:
+def inputs_of(table: Table, config: ProbeConfig, rows: Tensor, rung: float) -> tuple[dict[str, Tensor], Tensor, Tensor]:
     """Projected maps {tap: [R * N, P, H, W]}, rung [R * N] and prompt embeddings [R * N, D] of groups `rows`."""
     maps = {tap: table.tensors[f"map/{tap}/{rung:g}"][rows].flatten(0, 1).float() for tap in config.taps}
     n = table.tensors["seeds"].shape[1]
@@ -99,7 +100,7 @@ def inputs_of(table: Shard, config: ProbeConfig, rows: Tensor, rung: float) -> t
     return maps, torch.full((len(rows) * n,), rung), prompts
 
 
-def predict_table(probe: Probe, table: Shard, rung: float, evaluator: Evaluator, batch: int = 64) -> Tensor:
+def predict_table(probe: Probe, table: Table, rung: float, evaluator: Evaluator, batch: int = 64) -> Tensor:
     """Scores [G, N] of every group at a rung."""
     n, parts = table.tensors["seeds"].shape[1], []
     with torch.no_grad():
@@ -113,7 +114,7 @@ def predict_table(probe: Probe, table: Shard, rung: float, evaluator: Evaluator,
 
 
 def train(
-    probe: Probe, train_table: Shard, val_table: Shard, evaluator: Evaluator, settings: TrainingSettings
+    probe: Probe, train_table: Table, val_table: Table, evaluator: Evaluator, settings: TrainingSettings
 ) -> Iterator[Epoch]:
     """Train `probe` in place; yield after every epoch. At each yield it holds the averaged weights."""
     torch.manual_seed(settings.seed)
@@ -156,7 +157,7 @@ class Objective(nn.Module):
     A module because Eq. 6 brings weights of its own, the projection of the prompt embedding.
     """
 
-    def __init__(self, probe: Probe, table: Shard, evaluator: Evaluator, settings: TrainingSettings) -> None:
+    def __init__(self, probe: Probe, table: Table, evaluator: Evaluator, settings: TrainingSettings) -> None:
         super().__init__()
         self.probe, self.table, self.evaluator, self.settings = probe, table, evaluator, settings
         self.head = probe.config.heads[0]
@@ -200,7 +201,7 @@ class Objective(nn.Module):
         return feature_distillation(ours, theirs, torch.ones(ours.shape[:2], dtype=torch.bool))
 
 
-def _validate(probe: Probe, table: Shard, evaluator: Evaluator, epoch: int, loss: float) -> Epoch:
+def _validate(probe: Probe, table: Table, evaluator: Evaluator, epoch: int, loss: float) -> Epoch:
     rewards = table.tensors[f"reward/{evaluator.name}"].numpy()
     spearman, gain = {}, {}
     for rung in probe.config.rungs:

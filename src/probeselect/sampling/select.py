@@ -19,7 +19,7 @@ from probeselect.core.candidates import Candidate, candidates_of
 from probeselect.core.errors import UsageError
 from probeselect.core.policies import FixedPlan, KeepAll, Policy, load_plan, load_policy
 from probeselect.core.rungs import validate_rungs
-from probeselect.evaluators.base import Evaluator, check_prompts
+from probeselect.evaluators.base import Evaluator, check_prompts, judge
 from probeselect.sampling.rollout import Stage, Tally, rollout
 from probeselect.sampling.scorers import Scorer, load_scorer
 
@@ -141,8 +141,8 @@ class SelectiveSampler:
         n, k, rungs, decide = check_schedule(len(seeds) if n is None and seeds is not None else n, k, rungs, policy)
         candidates = candidates_of(prompt, n, seeds, seed)
         prompts = list(dict.fromkeys(c.prompt for c in candidates))
-        for judge in (self.scorer, *evaluators):
-            check_prompts(judge, prompts)
+        for one in (self.scorer, *evaluators):
+            check_prompts(one, prompts)
         records = {c: CandidateResult(c.prompt, c.seed) for c in candidates}
         tally, seconds_scoring = Tally(), 0.0
         stages = rollout(
@@ -279,8 +279,7 @@ def _finish(stage: Stage, records: dict[Candidate, CandidateResult], evaluators:
         record = records[candidate]
         record.image, record.kept, record.completed_steps = picture, True, stage.completed_steps
     for evaluator in evaluators:
-        features = evaluator.features(pictures)
-        rewards = evaluator.score(features, prompts)
+        features, rewards = judge(evaluator, pictures, prompts)
         tell = getattr(evaluator, "reasons", None)
         reasons = tell(features, prompts) if tell else [[] for _ in prompts]
         for candidate, reward, why in zip(stage.candidates, rewards.tolist(), reasons, strict=True):

@@ -24,20 +24,22 @@ from probeselect.core.metrics import (
     pooled_spearman,
     within_prompt_spearman,
 )
-from probeselect.data.shards import Shard
+from probeselect.data.dataset import Table, pin
+from probeselect.data.prompts import Prompt, PromptList
 from probeselect.embedded.build.state import quick_arithmetic
 from probeselect.embedded.captions import draw_prompts
 from probeselect.evaluators.scene import SceneCheck
-from probeselect.jobs.collect import Plan, collect
+from probeselect.jobs.collect import collect
+from probeselect.jobs.score import score_shard
 from probeselect.probe.network import Head, Probe
 from probeselect.probe.training import TrainingSettings, new_probe, predict_table, train
+from probeselect.sampling.collecting import CollectSettings, ShardMaker, configuration
 from probeselect.sampling.hooks import Forward, around_forward
 
 GUIDANCE, STEPS, RUNGS = 3.0, 20, (0.1, 0.2, 0.4)
 ARGUMENTS: dict[str, Any] = {"num_inference_steps": STEPS, "guidance_scale": GUIDANCE}
 EVALUATOR = "scene-check"
 TAPS = ("up_blocks.0.attentions.1", "up_blocks.1.attentions.1", "up_blocks.2.resnets.1", "x0")
-SEEDS_OF_SPLIT = {"train": 1_000_000, "val": 2_000_000, "test": 3_000_000}
 
 
 def taps_of(backbone: Backbone, names: tuple[str, ...] = TAPS) -> tuple[Tap, ...]:
@@ -48,12 +50,17 @@ def collect_split(work: Path, weights: Path, split: str, count: int) -> None:
     """Groups of `count` prompts of a split. The test groups are made in fp32, with judged previews."""
     backbone = load_backbone(str(weights / "backbone"), dtype="fp32", device="cpu")
     exact = split == "test"
-    plan = Plan(taps_of(backbone), RUNGS, projected_channels=64, previews=exact, seed=SEEDS_OF_SPLIT[split])
-    prompts = list(draw_prompts(count, seed=7, split=split))
-    evaluators = [SceneCheck(weights / EVALUATOR)]
+    settings = CollectSettings(run=split, rungs=RUNGS, map_channels=64, previews=exact)
+    prompts = [Prompt(str(i), text) for i, text in enumerate(draw_prompts(count, seed=7, split=split))]
+    taps = taps_of(backbone)
+    about = configuration(backbone, taps, settings, ARGUMENTS)
+    digest = PromptList(tuple(prompts), ()).digest
+    dataset = pin(work / f"groups-{split}", about | {"prompts": {"count": count, "sha256": digest}})
+    evaluator = SceneCheck(weights / EVALUATOR)
     with nullcontext() if exact else quick_denoiser(backbone):
-        for done in collect(backbone, prompts, evaluators, plan, work / f"groups-{split}", **ARGUMENTS):
-            print(json.dumps({"split": split, "groups": done, "of": count}), flush=True)
+        for done in collect(dataset, prompts, ShardMaker(backbone, taps, settings, ARGUMENTS)):
+            score_shard(dataset, evaluator, done.shard)
+            print(json.dumps({"split": split, "shards": done.shard + 1, "of": dataset.shard_count}), flush=True)
 
 
 @contextmanager
@@ -72,18 +79,18 @@ def quick_denoiser(backbone: Backbone) -> Iterator[None]:
         yield
 
 
-def text_only(table: Shard) -> Shard:
+def text_only(table: Table) -> Table:
     """The same groups with every activation replaced by its prompt's mean: only the prompt is left to read."""
     tensors = dict(table.tensors)
     for name, value in table.tensors.items():
         if name.startswith("map/"):
             tensors[name] = value.float().mean(1, keepdim=True).expand_as(value).half()
-    return Shard(table.prompts, tensors)
+    return Table(table.prompts, tensors)
 
 
 def train_probe(
-    table: Shard,
-    val: Shard,
+    table: Table,
+    val: Table,
     backbone: Backbone,
     evaluator: SceneCheck,
     kind: str,
@@ -174,7 +181,7 @@ def two_random(rewards: Tensor) -> dict[str, Any]:
     }
 
 
-def compare(table: Shard, scorers: dict[str, Tensor]) -> dict[str, Any]:
+def compare(table: Table, scorers: dict[str, Tensor]) -> dict[str, Any]:
     """Figures of every scorer on one table, with the ends of the scale."""
     rewards = table.tensors[f"reward/{EVALUATOR}"]
     out: dict[str, Any] = {name: figures(scores, rewards) for name, scores in scorers.items()}
@@ -189,5 +196,5 @@ def compare(table: Shard, scorers: dict[str, Tensor]) -> dict[str, Any]:
     return out
 
 
-def predictions(probe: Probe, table: Shard, evaluator: SceneCheck, rung: float) -> Tensor:
+def predictions(probe: Probe, table: Table, evaluator: SceneCheck, rung: float) -> Tensor:
     return predict_table(probe, table, rung, evaluator)

@@ -9,7 +9,7 @@ from typing import Any, Literal
 import torch
 
 from probeselect.backbones.loading import Backbone, load_backbone
-from probeselect.data.shards import Shard
+from probeselect.data.dataset import Table
 from probeselect.embedded.build.probe import (
     EVALUATOR,
     GUIDANCE,
@@ -83,7 +83,7 @@ def choose_and_ship(work: Path, out: Path) -> None:
 
 
 def _trained(
-    work: Path, variant: Variant, train: Shard, val: Shard, backbone: Backbone, evaluator: SceneCheck
+    work: Path, variant: Variant, train: Table, val: Table, backbone: Backbone, evaluator: SceneCheck
 ) -> tuple[Probe, dict[str, Any]]:
     """The probe of a variant as it would ship, and what it reached on val; trained once, then read from `work`."""
     folder = work / "probes" / re.sub(r"\W+", "-", variant.name)
@@ -96,7 +96,7 @@ def _trained(
 
 
 def _compare_at(
-    table: Shard, rung: float, probes: dict[str, Probe], blind: Probe, evaluator: SceneCheck
+    table: Table, rung: float, probes: dict[str, Probe], blind: Probe, evaluator: SceneCheck
 ) -> dict[str, Any]:
     scorers = {name: predictions(probe, table, evaluator, rung) for name, probe in probes.items()}
     scorers["text only"] = predictions(blind, text_only(table), evaluator, rung)

@@ -1,0 +1,99 @@
+"""`probeselect generate`: start many, finish the best."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from probeselect.commands.options import (
+    Json,
+    Model,
+    check_folder,
+    evaluators_named,
+    fractions,
+    pipeline_arguments,
+    rows_bar,
+    truncations,
+)
+from probeselect.core.candidates import candidates_of
+
+
+def generate(
+    prompts: Annotated[list[str], typer.Argument(metavar="PROMPT...", help="one or several prompts")],
+    model: Model = "embedded",
+    scorer: Annotated[
+        str, typer.Option(help="embedded, a probe's folder or hub id, preview:EVALUATOR[=FOLDER], random")
+    ] = "embedded",
+    n: Annotated[int | None, typer.Option("-n", help="candidates of each prompt; default: the plan's, or 5")] = None,
+    k: Annotated[int | None, typer.Option("-k", help="how many to finish; default: the plan's, or 1")] = None,
+    rungs: Annotated[str, typer.Option(help="where candidates are scored, as fractions of the steps")] = "0.2",
+    policy: Annotated[str, typer.Option(help="topk, halving, all, or a plan.json")] = "topk",
+    steps: Annotated[int, typer.Option(help="inference steps")] = 20,
+    guidance: Annotated[float | None, typer.Option(help="guidance scale; default: the model's own")] = None,
+    height: Annotated[int | None, typer.Option(help="px")] = None,
+    width: Annotated[int | None, typer.Option(help="px")] = None,
+    negative_prompt: Annotated[str | None, typer.Option(help="what not to show")] = None,
+    seed: Annotated[int, typer.Option(help="candidate i gets seed + i")] = 0,
+    evaluate: Annotated[str, typer.Option(help="evaluators of the finished pictures: NAME[=FOLDER],...")] = "",
+    tap: Annotated[str | None, typer.Option(help="module path to tap, for unlisted pipelines")] = None,
+    batch_size: Annotated[int | None, typer.Option(help="most candidates in one wave; default: as many as fit")] = None,
+    dtype: Annotated[str | None, typer.Option(help="fp32, bf16 or fp16")] = None,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda, mps ...")] = None,
+    out: Annotated[Path, typer.Option(help="folder for result.json and the pictures")] = Path("probeselect-out"),
+    as_json: Json = False,
+) -> None:
+    """Generate n candidates of each prompt, stop the weak ones early, finish the best k."""
+    from probeselect.sampling.select import SelectiveSampler, check_schedule
+
+    n, k, rung_values, decide = check_schedule(n, k, fractions(rungs), policy)
+    candidates_of(prompts, n, seed=seed)
+    evaluators = evaluators_named(evaluate)
+    arguments = pipeline_arguments(model, steps, guidance, height, width, negative_prompt)
+    check_folder(out)
+
+    from probeselect.backbones.loading import load_backbone
+    from probeselect.backbones.quiet import quiet_libraries
+    from probeselect.report.result_file import write_results
+
+    quiet_libraries()
+    backbone = load_backbone(model, dtype=dtype, device=device, tap=tap)
+    for line in truncations(backbone.pipe, prompts):
+        print(f"probeselect: {line}", file=sys.stderr)
+    judges = [load(device=backbone.pipe.device) for load in evaluators]
+    sampler = SelectiveSampler(backbone, scorer, batch_size=batch_size)
+    with rows_bar() as progress:
+        results = sampler(
+            prompts,
+            n,
+            k,
+            rung_values,
+            policy=decide,
+            seed=seed,
+            evaluators=judges,
+            previews=True,
+            progress=progress,
+            **arguments,
+        )
+    content = write_results(results, out, model=model, scorer=sampler.scorer.name, policy=policy)
+    if as_json:
+        print(json.dumps(content, ensure_ascii=False))
+        return
+    for result in results:
+        print_result(result)
+    print(f"{out / 'result.json'}, pictures and contact_sheet.png are in {out}")
+
+
+def print_result(result: Any) -> None:
+    """A few lines for people: who was kept, what it cost."""
+    print(result.prompt)
+    for candidate in result.candidates:
+        scores = "  ".join(f"{s.score:.3f} at {s.rung:.0%}" for s in candidate.scores)
+        fate = "kept" if candidate.kept else f"stopped at step {candidate.completed_steps}"
+        rewards = "  ".join(f"{name} {value:.3f}" for name, value in candidate.rewards.items())
+        print(f"  seed {candidate.seed:<6} {scores}  {fate}  {rewards}".rstrip())
+        for name, reasons in candidate.reasons.items():
+            print(f"              {name}: {'; '.join(reasons)}")
+    cost = result.cost
+    print(f"  {cost.denoiser_rows} of {cost.denoiser_rows_all} denoiser rows ({cost.ratio:.2f}), {cost.seconds:.2f} s")

@@ -1,0 +1,82 @@
+"""What the commands share: options, their checks, the progress bars."""
+
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from probeselect.core.errors import UsageError
+
+Model = Annotated[str, typer.Option(help="embedded, a diffusers folder, or a hub id")]
+Json = Annotated[bool, typer.Option("--json", help="print the result as JSON and nothing else")]
+EMBEDDED_GUIDANCE = 3.0
+
+
+def pipeline_arguments(
+    model: str,
+    steps: int,
+    guidance: float | None,
+    height: int | None,
+    width: int | None,
+    negative_prompt: str | None,
+) -> dict[str, Any]:
+    """Keywords of the pipeline, those that were given. Raises UsageError for steps out of range."""
+    if not 2 <= steps <= 10_000:
+        raise UsageError(f"--steps {steps}: must be from 2 to 10000")
+    if guidance is None and model == "embedded":
+        guidance = EMBEDDED_GUIDANCE
+    given = {"num_inference_steps": steps, "guidance_scale": guidance, "height": height, "width": width}
+    return {name: value for name, value in (given | {"negative_prompt": negative_prompt}).items() if value is not None}
+
+
+def fractions(text: str) -> tuple[float, ...]:
+    try:
+        return tuple(float(part) for part in text.split(",") if part.strip())
+    except ValueError as error:
+        raise UsageError(f"--rungs {text!r}: give numbers between 0 and 1, like 0.2 or 0.2,0.4") from error
+
+
+def evaluators_named(text: str) -> list[Callable[..., Any]]:
+    """Loaders of the evaluators of "a,b=FOLDER"; a wrong name fails here, before any model is loaded."""
+    from functools import partial
+
+    from probeselect.evaluators.table import load_evaluator, parse_evaluators
+
+    return [partial(load_evaluator, name, weights) for name, weights in parse_evaluators(text)]
+
+
+def check_folder(out: Path) -> None:
+    if out.exists() and not out.is_dir():
+        raise UsageError(f"--out {out}: is a file, must be a folder")
+
+
+def truncations(pipe: Any, prompts: list[str]) -> Iterator[str]:
+    """Yield a line for every prompt that is longer than a tokenizer of the pipeline takes, and so will be cut."""
+    for name, tokenizer in pipe.components.items():
+        if not name.startswith("tokenizer") or tokenizer is None:
+            continue
+        limit = tokenizer.model_max_length
+        for i, prompt in enumerate(prompts):
+            if (tokens := len(tokenizer(prompt).input_ids)) > limit:
+                yield f"prompt {i + 1} has {tokens} tokens, {name} takes {limit}: what is beyond them is not read by it"
+
+
+class rows_bar:
+    """Progress on stderr in denoiser rows, with rate and time left; silent when stderr is no terminal."""
+
+    def __init__(self) -> None:
+        from tqdm import tqdm
+
+        self.bar: Any = tqdm(unit=" rows", file=sys.stderr, disable=None, leave=False)
+
+    def __enter__(self) -> Callable[[int, int], None]:
+        return self.update
+
+    def update(self, done: int, planned: int) -> None:
+        self.bar.total = planned
+        self.bar.update(done - self.bar.n)
+
+    def __exit__(self, *exception: object) -> None:
+        self.bar.close()

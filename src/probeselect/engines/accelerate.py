@@ -1,0 +1,18 @@
+"""The ranks of `accelerate launch`: each takes its own device, and all share the folder through its leases."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+
+from probeselect.engines.job import CollectJob, Worker
+from probeselect.jobs.collect import Progress
+
+
+def run_ranks(job: CollectJob, progress: Callable[[int, int], None]) -> Iterator[Progress]:
+    """In every rank; the first one alone yields what is to be shown."""
+    from accelerate import PartialState
+
+    state = PartialState()
+    first = state.is_main_process
+    for done in Worker(replace(job, device=str(state.device)), progress if first else lambda *_: None).run():
+        if first:
+            yield done

@@ -1,0 +1,111 @@
+"""What is to be collected, in words that any process can be told, and the worker that a process makes of them."""
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from probeselect.backbones.loading import EMBEDDED, commit_of, load_backbone
+from probeselect.backbones.taps import X0, Tap
+from probeselect.core.errors import UsageError
+from probeselect.data.dataset import Dataset, check_evaluator_name, pin
+from probeselect.data.prompts import PromptList
+from probeselect.evaluators.base import check_prompts
+from probeselect.evaluators.table import load_evaluator
+from probeselect.jobs.collect import Progress, collect, collect_shard
+from probeselect.jobs.score import score, score_shard
+from probeselect.sampling.collecting import CollectSettings, ShardMaker, configuration
+from probeselect.sampling.replay import check_arguments
+
+
+@dataclass(frozen=True)
+class CollectJob:
+    """A collection. Everything but `device` and `part` is the same in all processes that work at it."""
+
+    folder: Path
+    prompts: PromptList
+    model: str = "embedded"
+    revision: str | None = None
+    taps: tuple[str, ...] = ()  # of the denoiser, "x0" for the x0-prediction; none: the default ones
+    settings: CollectSettings = field(default_factory=CollectSettings)
+    arguments: dict[str, Any] = field(default_factory=dict)  # of the pipeline
+    evaluators: tuple[tuple[str, str | None], ...] = ()  # name, weights
+    dtype: str | None = None
+    device: str | None = None
+    part: tuple[int, int] = (0, 1)
+
+    def __post_init__(self) -> None:
+        names = [check_evaluator_name(name) for name, _ in self.evaluators]
+        if len(set(names)) < len(names):
+            raise UsageError(f"--evaluators: {', '.join(names)}: a name is given twice")
+
+    @property
+    def shards(self) -> int:
+        """How many shards this part has."""
+        size = self.settings.groups_per_shard
+        return len(range(self.part[0], -(-len(self.prompts.prompts) // size), self.part[1]))
+
+
+class Worker:
+    """One process at work on a job: the loaded models, made when they are first needed."""
+
+    def __init__(self, job: CollectJob, progress: Callable[[int, int], None] = lambda done, planned: None) -> None:
+        self.job, self.progress = job, progress
+
+    @cached_property
+    def maker(self) -> ShardMaker:
+        """Raises UsageError for arguments that the pipeline does not take, before anything is made."""
+        job = self.job
+        backbone = load_backbone(job.model, dtype=job.dtype, device=job.device, revision=job.revision)
+        check_arguments(backbone, job.arguments)
+        names = job.taps or default_taps(job.model) or (*(tap.name for tap in backbone.taps), X0.name)
+        taps = [X0 if name == X0.name else Tap.parse(name, backbone.family) for name in names]
+        for tap in taps:
+            if tap is not X0:
+                tap.module(backbone.denoiser)
+        revision = commit_of(job.model, job.revision)
+        return ShardMaker(backbone, taps, job.settings, job.arguments, revision, self.progress)
+
+    @cached_property
+    def dataset(self) -> Dataset:
+        """The job's dataset, made or gone on with. Raises UsageError where its configuration is another."""
+        maker, prompts = self.maker, self.job.prompts
+        about = configuration(maker.backbone, maker.taps, maker.settings, maker.arguments, maker.revision)
+        pinned = {"prompts": {"count": len(prompts.prompts), "sha256": prompts.digest}}
+        return pin(self.job.folder, about | pinned)
+
+    @cached_property
+    def evaluators(self) -> list[Any]:
+        """Raises UsageError for a prompt that one of them cannot judge."""
+        judges = load_judges(self.job.evaluators, self.job.device)
+        for judge in judges:
+            check_prompts(judge, [prompt.text for prompt in self.job.prompts.prompts])
+        return judges
+
+    def run(self) -> Iterator[Progress]:
+        """Collect and score this job's part; yield every shard that is done."""
+        dataset, judges = self.dataset, self.evaluators
+        for progress in collect(dataset, self.job.prompts.prompts, self.maker, self.job.part):
+            for judge in judges:
+                score_shard(dataset, judge, progress.shard)
+            yield progress
+        for judge in judges:  # where another process was at it, wait for that
+            for _ in score(dataset, judge, self.job.part):
+                pass
+
+    def collect_shard(self, index: int) -> Progress | None:
+        """One shard, for engines that deal them out; None while another process is at it."""
+        return collect_shard(self.dataset, self.job.prompts.prompts, self.maker, index)
+
+
+def load_judges(evaluators: Sequence[tuple[str, str | None]], device: str | None) -> list[Any]:
+    return [load_evaluator(name, weights, device=device) for name, weights in evaluators]
+
+
+def default_taps(model: str) -> tuple[str, ...]:
+    """Those of the shipped probe for the embedded backbone; none for others, whose family has a default."""
+    if model != "embedded":
+        return ()
+    return tuple(json.loads((EMBEDDED.parent / "probe" / "config.json").read_text())["taps"])

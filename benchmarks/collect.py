@@ -14,7 +14,7 @@ import statistics
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -51,7 +51,7 @@ def main() -> None:
         generators = [torch.Generator("cpu").manual_seed(seed) for seed in range(len(texts))]
         pipe(texts, generator=generators, **arguments)
 
-    pairs: list[tuple[float, float]] = []  # seconds of the stock pipeline, and of collecting
+    pairs: list[tuple[Seconds, Seconds]] = []  # of the stock pipeline, and of collecting
     for index in range(dataset.shard_count):
         measured = index % options.every == 1 and not dataset.shard(index).is_dir()  # the first one is for warming up
         if measured and len(pairs) % 2:  # by turns first and second, so that a drift of the machine hits both alike
@@ -62,24 +62,32 @@ def main() -> None:
             worker.collect_shard(index)
             continue
         pairs.append((plain, collecting))
-        line = {"shard": index, "of": dataset.shard_count, "stock": plain, "collecting": collecting, **ratio_of(pairs)}
-        print(json.dumps(line), flush=True)
-    print(json.dumps(ratio_of(pairs) | report(dataset)))
+        line = {"shard": index, "of": dataset.shard_count, "stock": plain, "collecting": collecting}
+        print(json.dumps(line | ratios_of(pairs)), flush=True)
+    print(json.dumps(ratios_of(pairs) | report(dataset)))
 
 
-def seconds_of(task: Callable[[int], Any], index: int) -> float:
-    began = time.perf_counter()
+class Seconds(NamedTuple):
+    """By the clock, and of the processor: the second does not mind what else the machine does."""
+
+    clock: float
+    processor: float
+
+
+def seconds_of(task: Callable[[int], Any], index: int) -> Seconds:
+    clock, processor = time.perf_counter(), time.process_time()
     task(index)
-    return time.perf_counter() - began
+    return Seconds(time.perf_counter() - clock, time.process_time() - processor)
 
 
-def ratio_of(pairs: list[tuple[float, float]]) -> dict[str, float]:
-    """Images/s of collecting over images/s of the stock pipeline: of all runs together, and the median of pairs."""
-    if not pairs:
-        return {}
-    stock, collecting = (sum(column) for column in zip(*pairs, strict=True))
-    median = statistics.median(a / b for a, b in pairs)
-    return {"over_stock": stock / collecting, "median_of_pairs": median, "runs": len(pairs)}
+def ratios_of(pairs: list[tuple[Seconds, Seconds]]) -> dict[str, float]:
+    """Images/s of collecting over images/s of the stock pipeline: all runs together, and the median of the pairs."""
+    ratios: dict[str, float] = {"runs": len(pairs)}
+    for name in Seconds._fields if pairs else ():
+        stock, collecting = zip(*((getattr(a, name), getattr(b, name)) for a, b in pairs), strict=True)
+        ratios[f"{name}_over_stock"] = sum(stock) / sum(collecting)
+        ratios[f"{name}_median"] = statistics.median(a / b for a, b in zip(stock, collecting, strict=True))
+    return ratios
 
 
 def report(dataset: Dataset) -> dict[str, float]:

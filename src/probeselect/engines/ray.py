@@ -5,6 +5,7 @@ The driver deals out shards, one at a time to every actor that is free. Generato
 actors with it stops the run, by name.
 """
 
+import time
 from collections import Counter, deque
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -18,7 +19,7 @@ from probeselect.jobs.score import score_shard
 
 DEATHS = 3
 BACKLOG = 2  # shards that may wait for each scorer
-RETRY_SECONDS = 1.0  # until a shard that another process holds is asked for again
+RETRY_SECONDS = 0.5  # until one that nobody could make is dealt out again
 
 
 @dataclass(frozen=True)
@@ -123,9 +124,13 @@ class _Driver:
     def _settled(self, reference: Any, what: int | Progress) -> Iterator[Progress]:
         try:
             result = self.ray.get(reference)
+        except self.ray.exceptions.ActorUnavailableError:
+            result = None  # it is being started again
         except self.ray.exceptions.RayActorError as error:
             result = None
             self._count_death(what, error)
+        if not result:
+            time.sleep(RETRY_SECONDS)
         if isinstance(what, Progress):
             if result:
                 yield what

@@ -1,0 +1,5 @@
+"""`python -m probeselect`, for launchers that take a module."""
+
+from probeselect.cli import main
+
+main()

@@ -1,0 +1,142 @@
+"""Every engine gives the same bytes, on the embedded backbone; also when a worker is killed in the middle."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from kill_harness import tree_hash
+
+from probeselect.core.errors import ProbeSelectError, UsageError
+from probeselect.data.owners import Owner
+from probeselect.data.prompts import read_prompts
+from probeselect.engines.job import CollectJob, Worker
+from probeselect.engines.local import devices_of, run_here, run_on_devices
+from probeselect.engines.ray import RaySettings, run_on_ray
+from probeselect.sampling.collecting import CollectSettings
+
+ARGUMENTS = {"num_inference_steps": 3, "guidance_scale": 3.0}
+TEXTS = ["a dog", "two apples", "a panda on blue", "a red car", "three frogs", "a book above a mug"]
+
+
+@pytest.fixture(scope="module")
+def job(tmp_path_factory) -> CollectJob:
+    prompts = tmp_path_factory.mktemp("prompts") / "prompts.txt"
+    prompts.write_text("\n".join(TEXTS))
+    settings = CollectSettings(n=2, rungs=(0.4,), groups_per_shard=1)
+    evaluators = (("scene-check", None), ("scene-clip", None))
+    folder = tmp_path_factory.mktemp("local") / "dataset"
+    return CollectJob(folder, read_prompts(prompts), settings=settings, arguments=ARGUMENTS, evaluators=evaluators)
+
+
+@pytest.fixture(scope="module")
+def expected(job) -> str:
+    """The tree hash of a run in this process."""
+    done = list(run_here(job, lambda *_: None))
+    assert [p.shard for p in done] == list(range(6)) and {p.how for p in done} == {"made"}
+    return tree_hash(job.folder)
+
+
+def kill_whoever_holds(folder: Path, name: str) -> threading.Thread:
+    """In the background: kill the first process that is at work on a shard."""
+
+    def watch() -> None:
+        lease, deadline = folder / "leases" / name, time.monotonic() + 120
+        while time.monotonic() < deadline:
+            try:
+                owner = Owner.parse(lease.read_text().partition("\n")[0])
+            except FileNotFoundError:
+                owner = None
+            if owner is not None and owner.pid != os.getpid():
+                os.kill(owner.pid, signal.SIGKILL)
+                return
+            time.sleep(0.002)
+
+    thread = threading.Thread(target=watch)
+    thread.start()
+    return thread
+
+
+def test_a_process_a_device_and_one_of_them_killed(job, expected, tmp_path):
+    shared = replace(job, folder=tmp_path / "dataset")
+    killer = kill_whoever_holds(shared.folder, "shard-00002")
+    assert sorted(p.shard for p in run_on_devices(shared, ["cpu", "cpu"])) == list(range(6))
+    killer.join()
+    list(run_here(shared, lambda *_: None))  # what the dead one left to be scored, and to be swept
+    assert tree_hash(shared.folder) == expected
+
+
+def test_when_all_processes_fail_the_reason_is_said(job, tmp_path):
+    broken = replace(job, folder=tmp_path / "dataset", arguments={**ARGUMENTS, "no_such": 1})
+    with pytest.raises(ProbeSelectError, match=r"cpu: no_such: StableDiffusionPipeline takes no such argument"):
+        list(run_on_devices(broken, ["cpu", "cpu"]))
+
+
+@pytest.fixture(scope="module")
+def ray_directory() -> Iterator[None]:
+    import ray
+
+    yield
+    ray.shutdown()
+
+
+def test_ray_with_a_killed_worker_gives_the_same_bytes(job, expected, tmp_path, ray_directory):
+    shared = replace(job, folder=tmp_path / "dataset")
+    killers = [kill_whoever_holds(shared.folder, name) for name in ("shard-00001", "scene-clip.shard-00003")]
+    settings = RaySettings(generators=2, scorers=1, generator_cpus=0.5, scorer_cpus=0.5)
+    assert sorted(p.shard for p in run_on_ray(shared, settings)) == list(range(6))
+    for killer in killers:
+        killer.join()
+    assert tree_hash(shared.folder) == expected
+
+
+def test_ray_says_what_an_actor_raised(job, tmp_path, ray_directory):
+    broken = replace(job, folder=tmp_path / "dataset", taps=("no.such.module",))
+    with pytest.raises(ProbeSelectError, match=r"no\.such\.module"):
+        list(run_on_ray(broken, RaySettings(generator_cpus=0.5)))
+
+
+def test_ray_needs_actors():
+    with pytest.raises(UsageError, match="0 generators"):
+        RaySettings(generators=0)
+
+
+def test_ranks_of_accelerate_share_the_work(job, expected, tmp_path):
+    prompts = tmp_path / "prompts.txt"
+    prompts.write_text("\n".join(TEXTS))
+    command = [
+        sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2", "-m", "probeselect",
+        "collect", "--prompts", str(prompts), "--out", str(tmp_path / "dataset"), "--engine", "accelerate",
+        "-n", "2", "--rungs", "0.4", "--groups-per-shard", "1", "--steps", "3",
+        "--evaluators", "scene-check,scene-clip",
+    ]  # fmt: skip
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("6 of 6 prompts; candidates: 12 ok") == 1  # one rank speaks
+    for name in ("summary.json", "summary.png"):
+        (tmp_path / "dataset" / name).unlink()
+    assert tree_hash(tmp_path / "dataset") == expected
+
+
+def test_devices():
+    assert devices_of("cuda:0, cuda:1") == ["cuda:0", "cuda:1"] and devices_of("cpu") == ["cpu"]
+    assert len(devices_of(None)) >= 1
+
+
+def test_an_evaluator_cannot_be_named_twice(job):
+    with pytest.raises(UsageError, match="given twice"):
+        replace(job, evaluators=(("scene-check", None), ("scene-check", "folder")))
+
+
+def test_a_prompt_that_an_evaluator_cannot_judge_is_refused_before_anything_is_made(job, tmp_path):
+    (tmp_path / "prompts.txt").write_text("a dog\na zeppelin\n")
+    shared = replace(job, folder=tmp_path / "dataset", prompts=read_prompts(tmp_path / "prompts.txt"))
+    with pytest.raises(UsageError, match="zeppelin"):
+        list(Worker(shared).run())
+    assert not list((tmp_path / "dataset" / "shards").iterdir())

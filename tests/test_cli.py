@@ -1,8 +1,13 @@
 """The command line as a user meets it: files, exit codes, one-line errors; real pipelines saved as folders."""
 
+import errno
 import json
+import os
+import signal
 import subprocess
 import sys
+import time
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -11,6 +16,8 @@ from PIL import Image
 from tiny import tiny_clip, tiny_flux, tiny_sd, tiny_sd3, tiny_sdxl
 
 from probeselect.cli import main
+from probeselect.data.dataset import Dataset
+from probeselect.data.sealed import verify
 
 
 def run(*arguments: str, expect: int = 0, capsys=None) -> str:
@@ -181,3 +188,119 @@ def test_a_prompt_that_the_evaluator_cannot_judge_is_refused_before_any_work(cap
         with pytest.raises(SystemExit) as stop:
             main()
         assert stop.value.code == 2 and "names none of the nouns" in capsys.readouterr().err
+
+
+@pytest.fixture
+def prompt_file(tmp_path) -> Path:
+    path = tmp_path / "prompts.txt"
+    path.write_text("a dog\ntwo apples\na panda on blue\n")
+    return path
+
+
+COLLECT = ("-n", "2", "--steps", "3", "--rungs", "0.4", "--groups-per-shard", "2")
+
+
+def test_collect_then_score_then_info(prompt_file, tmp_path, monkeypatch, capsys):
+    out = tmp_path / "dataset"
+    prompt_file.write_text(prompt_file.read_text() + "a dog\n")
+    command = ["collect", "--prompts", str(prompt_file), "--out", str(out), *COLLECT, "--evaluators", "scene-check"]
+    monkeypatch.setattr("sys.argv", ["probeselect", *command])
+    main()
+    said = capsys.readouterr()
+    assert "3 of 3 prompts; candidates: 6 ok" in said.out and "line 4 repeats line 1" in said.err
+    before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
+    run(*command, capsys=capsys)
+    assert {path: path.read_bytes() for path in out.rglob("*") if path.is_file()} == before
+    summary = json.loads(run("score", str(out), "--evaluators", "scene-clip", "--json", capsys=capsys))
+    assert set(summary["rewards"]) == {"scene-check", "scene-clip"} and summary["candidates"] == {"ok": 6}
+    for path, data in before.items():
+        if "summary" not in path.name:
+            assert path.read_bytes() == data
+    fields = json.loads(run("info", str(out), "--json", capsys=capsys))
+    assert fields["prompts"] == "3 of 3, 2 candidates each" and "scene-clip (2 of 2 shards)" in fields["scores"]
+    error = run(*command, "--guidance", "5", expect=2, capsys=capsys).splitlines()[-1]
+    assert "dataset.json" in error and "arguments.guidance_scale was 3.0, now 5.0" in error
+
+
+def test_collect_repairs_and_says_so(prompt_file, tmp_path, monkeypatch, capsys):
+    out = tmp_path / "dataset"
+    monkeypatch.setattr(
+        "sys.argv", ["probeselect", "collect", "--prompts", str(prompt_file), "--out", str(out), *COLLECT]
+    )
+    main()
+    file = out / "shards" / "shard-00001" / "tensors.safetensors"
+    data = file.read_bytes()
+    file.write_bytes(data[:-1])
+    capsys.readouterr()
+    main()
+    said = capsys.readouterr().err
+    assert f"{file}: {len(data) - 1} bytes, {len(data)} were sealed; set aside and made again" in said
+    assert file.read_bytes() == data
+
+
+BAD_COLLECTIONS = {
+    "no prompts file": (["--prompts", "nowhere.txt"], "nowhere.txt"),
+    "no rungs": (["--rungs", ""], "rungs"),
+    "no candidates": (["-n", "0"], "n = 0"),
+    "a part too many": (["--part", "3/2"], "--part '3/2'"),
+    "unknown engine": (["--engine", "spark"], "--engine 'spark'"),
+    "unknown evaluator": (["--evaluators", "taste"], "taste"),
+    "an evaluator without a name": (["--evaluators", "http://localhost:1/score"], "write NAME=http"),
+    "unknown format": (["--image-format", "gif"], "gif"),
+    "one step": (["--steps", "1"], "--steps 1"),
+    "out is a file": (["--out", __file__], "--out"),
+}
+
+
+@pytest.mark.parametrize("case", BAD_COLLECTIONS)
+def test_a_bad_collection_is_refused_before_any_model_is_loaded(case, prompt_file, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("probeselect.backbones.loading.load_backbone", None)
+    monkeypatch.setattr("probeselect.engines.job.load_backbone", None)
+    arguments, said = BAD_COLLECTIONS[case]
+    usual = ["--prompts", str(prompt_file), "--out", str(tmp_path / "out")]
+    error = run("collect", *usual, *arguments, expect=2, capsys=capsys)
+    assert said in error and error.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [(b"a\n\xff\n", "line 2"), (b"a\nb\0c\n", "line 2"), (b"\n\n", "no prompt"), (b"", "no prompt")],
+)
+def test_a_bad_prompt_file_is_refused_by_line(content, said, tmp_path, capsys):
+    (tmp_path / "prompts.txt").write_bytes(content)
+    error = run("collect", "--prompts", str(tmp_path / "prompts.txt"), "--out", str(tmp_path / "out"), expect=2,
+                capsys=capsys)  # fmt: skip
+    assert said in error and "prompts.txt" in error and error.count("\n") == 1
+
+
+def test_a_full_disk_is_one_line(prompt_file, tmp_path, monkeypatch, capsys):
+    def full(file):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    out = tmp_path / "out"
+    error = run("collect", "--prompts", str(prompt_file), "--out", str(out), *COLLECT, expect=1, capsys=capsys)
+    assert "No space left on device" in error and str(out) in error and error.count("\n") == 1
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_ends_a_collection_and_leaves_whole_shards(number, code, tmp_path):
+    prompts, out = tmp_path / "prompts.txt", tmp_path / "out"
+    prompts.write_text("\n".join(f"{count} {noun}" for count in ("two", "three") for noun in ("dogs", "cars", "mugs")))
+    command = [sys.executable, "-m", "probeselect", "collect", "--prompts", str(prompts), "--out", str(out), "-n", "4",
+               "--groups-per-shard", "1"]  # fmt: skip
+    heard = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # a shell's background job would not hear it
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, preexec_fn=heard)
+    deadline = time.monotonic() + 120
+    while not (out / "shards" / "shard-00000").is_dir() and time.monotonic() < deadline and process.poll() is None:
+        time.sleep(0.01)
+    process.send_signal(number)
+    assert process.wait(60) == code and "Traceback" not in process.stderr.read()
+    dataset = Dataset(out)
+    assert 0 in dataset.done() and len(dataset.done()) < 6
+    for index in dataset.done():
+        verify(dataset.shard(index))
+    assert {path.name for path in (out / "shards").iterdir()} == {dataset.shard(i).name for i in dataset.done()}
+    for index in range(dataset.shard_count):  # what the dead one has left is in nobody's way
+        with dataset.leases.taken(dataset.shard(index).name) as ours:
+            assert ours

@@ -30,7 +30,8 @@ def main() -> None:
     """Entry point: errors become one line on stderr and an exit code."""
     signal.signal(signal.SIGTERM, _on_terminate)
     try:
-        app(standalone_mode=False)
+        if code := app(standalone_mode=False):  # of an Exit, such as 130 after Ctrl-C
+            sys.exit(code)
     except typer.Exit as done:
         sys.exit(done.exit_code)
     except (typer.Abort, KeyboardInterrupt):

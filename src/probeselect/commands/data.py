@@ -99,12 +99,12 @@ def collect(
         elif engine == "accelerate":
             from probeselect.engines.accelerate import run_ranks
 
-            done = run_ranks(job, bar.step)
+            done = run_ranks(job, bar.step, bar.say)
         else:
             from probeselect.engines.local import devices_of, run_here, run_on_devices
 
             devices = devices_of(device)
-            done = run_on_devices(job, devices) if len(devices) > 1 else run_here(job, bar.step)
+            done = run_on_devices(job, devices) if len(devices) > 1 else run_here(job, bar.step, bar.say)
         for progress in done:
             bar.shard(progress)
     if bar.shards_done < job.shards:
@@ -193,12 +193,17 @@ class _ImagesBar:
         shown = self.images + int(self.in_shard * done / max(planned, 1))
         self.bar.update(shown - self.bar.n)
 
+    def say(self, line: str) -> None:
+        self.bar.write(f"probeselect: {line}", file=sys.stderr)
+
     def shard(self, progress: "Progress") -> None:
         if progress.damage:
-            self.bar.write(f"probeselect: {progress.damage}; set aside and made again", file=sys.stderr)
+            self.say(f"{progress.damage}; set aside and made again")
         images = progress.groups * self.n
         self.images, self.in_shard, self.shards_done = self.images + images, images, self.shards_done + 1
-        if progress.how == "found":  # reading it again is no measure of how fast pictures are made
+        if (
+            progress.how == "found" and not self.bar.disable
+        ):  # reading it again is no measure of how fast pictures are made
             self.bar.initial += images
         self.bar.update(self.images - self.bar.n)
 

@@ -15,7 +15,6 @@ from probeselect.commands.options import (
     fractions,
     pipeline_arguments,
     rows_bar,
-    truncations,
 )
 from probeselect.core.candidates import candidates_of
 
@@ -55,6 +54,7 @@ def generate(
 
     from probeselect.backbones.loading import load_backbone
     from probeselect.backbones.quiet import quiet_libraries
+    from probeselect.backbones.truncation import truncations
     from probeselect.report.result_file import write_results
 
     quiet_libraries()

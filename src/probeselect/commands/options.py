@@ -1,7 +1,7 @@
 """What the commands share: options, their checks, the progress bars."""
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -50,17 +50,6 @@ def evaluators_named(text: str) -> list[Callable[..., Any]]:
 def check_folder(out: Path) -> None:
     if out.exists() and not out.is_dir():
         raise UsageError(f"--out {out}: is a file, must be a folder")
-
-
-def truncations(pipe: Any, prompts: list[str]) -> Iterator[str]:
-    """Yield a line for every prompt that is longer than a tokenizer of the pipeline takes, and so will be cut."""
-    for name, tokenizer in pipe.components.items():
-        if not name.startswith("tokenizer") or tokenizer is None:
-            continue
-        limit = tokenizer.model_max_length
-        for i, prompt in enumerate(prompts):
-            if (tokens := len(tokenizer(prompt).input_ids)) > limit:
-                yield f"prompt {i + 1} has {tokens} tokens, {name} takes {limit}: what is beyond them is not read by it"
 
 
 class rows_bar:

@@ -22,7 +22,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 from safetensors import safe_open
 
-from probeselect.core.errors import ProbeSelectError, UsageError
+from probeselect.core.errors import UsageError
 from probeselect.data.leases import Leases
 from probeselect.data.sealed import canonical_json, sweep, write_file
 from probeselect.data.shards import FEATURES, OK, ROWS_FILE, TENSORS, read_rows, shard_name
@@ -215,9 +215,9 @@ def set_aside(folder: Path, root: Path) -> Path:
 
 
 def check_evaluator_name(name: str) -> str:
-    """Raises ProbeSelectError for a name that cannot be a folder's."""
+    """Raises UsageError for a name that cannot be a folder's."""
     if not re.fullmatch(r"\w[\w.-]*", name):
-        raise ProbeSelectError(f"evaluator {name!r}: scores are kept under its name; write NAME={name} to give it one")
+        raise UsageError(f"evaluator {name!r}: scores are kept under its name; write NAME={name} to give it one")
     return name
 
 

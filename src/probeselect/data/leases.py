@@ -39,9 +39,9 @@ class Leases:
             yield True
         finally:
             done.set()
-            beat.join()
             if _text_of(path) == text:
                 path.unlink(missing_ok=True)
+            beat.join()
 
     def _take(self, path: Path, text: str) -> bool:
         self.folder.mkdir(parents=True, exist_ok=True)

@@ -7,12 +7,13 @@ from probeselect.engines.job import CollectJob, Worker
 from probeselect.jobs.collect import Progress
 
 
-def run_ranks(job: CollectJob, progress: Callable[[int, int], None]) -> Iterator[Progress]:
-    """In every rank; the first one alone yields what is to be shown."""
+def run_ranks(job: CollectJob, progress: Callable[[int, int], None], say: Callable[[str], None]) -> Iterator[Progress]:
+    """In every rank; the first one alone yields what is to be shown, and calls `progress` and `say`."""
     from accelerate import PartialState
 
     state = PartialState()
     first = state.is_main_process
-    for done in Worker(replace(job, device=str(state.device)), progress if first else lambda *_: None).run():
+    ours = replace(job, device=str(state.device))
+    for done in (Worker(ours, progress, say) if first else Worker(ours)).run():
         if first:
             yield done

@@ -9,6 +9,7 @@ from typing import Any
 
 from probeselect.backbones.loading import EMBEDDED, commit_of, load_backbone
 from probeselect.backbones.taps import X0, Tap
+from probeselect.backbones.truncation import truncations
 from probeselect.core.errors import UsageError
 from probeselect.data.dataset import Dataset, check_evaluator_name, pin
 from probeselect.data.prompts import PromptList
@@ -51,8 +52,14 @@ class CollectJob:
 class Worker:
     """One process at work on a job: the loaded models, made when they are first needed."""
 
-    def __init__(self, job: CollectJob, progress: Callable[[int, int], None] = lambda done, planned: None) -> None:
-        self.job, self.progress = job, progress
+    def __init__(
+        self,
+        job: CollectJob,
+        progress: Callable[[int, int], None] = lambda done, planned: None,
+        say: Callable[[str], None] = lambda line: None,
+    ) -> None:
+        """`progress` hears of the steps done on a shard; `say` gets lines for the user."""
+        self.job, self.progress, self.say = job, progress, say
 
     @cached_property
     def maker(self) -> ShardMaker:
@@ -87,6 +94,8 @@ class Worker:
     def run(self) -> Iterator[Progress]:
         """Collect and score this job's part; yield every shard that is done."""
         dataset, judges = self.dataset, self.evaluators
+        for line in truncations(self.maker.backbone.pipe, [prompt.text for prompt in self.job.prompts.prompts]):
+            self.say(line)
         for progress in collect(dataset, self.job.prompts.prompts, self.maker, self.job.part):
             for judge in judges:
                 score_shard(dataset, judge, progress.shard)

@@ -24,9 +24,13 @@ def devices_of(text: str | None) -> list[str]:
     return [f"cuda:{i}" for i in range(count)] if count > 1 else [""]
 
 
-def run_here(job: CollectJob, progress: Callable[[int, int], None]) -> Iterator[Progress]:
-    """In this process."""
-    yield from Worker(job, progress).run()
+def run_here(
+    job: CollectJob,
+    progress: Callable[[int, int], None] = lambda done, planned: None,
+    say: Callable[[str], None] = lambda line: None,
+) -> Iterator[Progress]:
+    """In this process; `progress` and `say` as for `Worker`."""
+    yield from Worker(job, progress, say).run()
 
 
 def run_on_devices(job: CollectJob, devices: Sequence[str]) -> Iterator[Progress]:

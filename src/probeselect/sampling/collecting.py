@@ -5,6 +5,7 @@ again and again is given up, with rows that say why, so that one prompt does not
 """
 
 import hashlib
+import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -162,13 +163,15 @@ class ShardMaker:
         ]
         tensors: dict[str, NDArray[Any]] = {"seeds": np.array([c.seed for c in candidates]).reshape(groups)}
         images: dict[str, bytes] = {}
-        tally = Tally()
+        size, tally = (0, 0), Tally()
         stages = rollout(
             self.backbone, candidates, settings.rungs, taps=self.taps, previews=settings.previews,
             batch_size=self.batch_size, tally=tally, progress=self.progress, **self.arguments,
         )  # fmt: skip
         for stage in stages:
             finished = stage.rung == 1
+            if finished and stage.pictures:
+                size = stage.pictures[0].size
             for place, picture in enumerate(stage.pictures or ()):
                 group, index = divmod(place, settings.n)
                 rung = None if finished else stage.rung
@@ -185,8 +188,8 @@ class ShardMaker:
             self.batch_size = tally.largest_wave
         valid = tensors["valid"] = finite(tensors, groups)
         rows = [
-            self._row(prompts[c.group], i % settings.n, c.seed, OK if valid[divmod(i, settings.n)] else NOT_FINITE, "")
-            for i, c in enumerate(candidates)
+            self._row(prompts[c.group], i % settings.n, c.seed, OK if good else NOT_FINITE, size=size)
+            for i, (c, good) in enumerate(zip(candidates, valid.flat, strict=True))
         ]
         notes = {"largest_wave": tally.largest_wave, "wave_halvings": tally.wave_halvings}
         return Content(tensors, rows, images, notes)
@@ -197,17 +200,22 @@ class ShardMaker:
         basis = orthonormal(channels, maps.shape[1], seed=place).to(maps.device)
         return reduced(project(basis, maps), self.settings.map_side)
 
-    def _row(self, prompt: Prompt, index: int, seed: int, status: str, error: str) -> dict[str, Any]:
-        image = "" if status == FAILED else image_name(prompt.id, index, self.settings.image_format)
-        guidance = self.arguments.get("guidance_scale")
+    def _row(
+        self, prompt: Prompt, index: int, seed: int, status: str, error: str = "", size: tuple[int, int] | None = None
+    ) -> dict[str, Any]:
+        """A row in the form of `ROWS`; `size` is (width, height) of the picture, None where there is none."""
+        usual = inspect.signature(type(self.backbone.pipe).__call__).parameters.get("guidance_scale")
+        guidance = self.arguments.get("guidance_scale", usual.default if usual else None)
+        width, height = size or (None, None)
         return {
             "prompt_id": prompt.id, "prompt": prompt.text, "index": index, "seed": seed,
             "model": self.backbone.name, "revision": self.revision,
             "scheduler": type(self.backbone.pipe.scheduler).__name__,
             "steps": self.arguments.get("num_inference_steps"),
-            "guidance": None if guidance is None else float(guidance),
-            "height": self.arguments.get("height"), "width": self.arguments.get("width"),
-            "image": image, "status": status, "error": error,
+            "guidance": float(guidance) if isinstance(guidance, int | float) else None,
+            "height": height, "width": width,
+            "image": image_name(prompt.id, index, self.settings.image_format) if size else "",
+            "status": status, "error": error,
         }  # fmt: skip
 
 

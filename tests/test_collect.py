@@ -2,6 +2,7 @@
 
 import json
 import random
+import re
 import shutil
 from pathlib import Path
 
@@ -388,3 +389,21 @@ def test_what_a_maker_gives_is_what_is_written(backbone, tmp_path):
 
     dataset = collected(maker_of(backbone), TEXTS, tmp_path, make=make)
     assert dataset.table().tensors["valid"].shape == (3, 3)
+
+
+def test_the_documented_mirror_copies_whole_shards_and_only_new_ones(plain):
+    """The code of docs/collecting.md, on a file system of fsspec's that is not a disk."""
+    import fsspec
+
+    text = (Path(__file__).parents[1] / "docs" / "collecting.md").read_text()
+    code = next(block for block in re.findall(r"```python\n(.*?)```", text, re.DOTALL) if "def mirror" in block)
+    names: dict = {}
+    exec(compile(code, "collecting.md", "exec"), names)
+    bucket = fsspec.filesystem("memory")
+    names["mirror"](str(plain.folder), "memory://bucket/run")
+    for name in ("shards", "scores"):
+        for path in (path for path in (plain.folder / name).rglob("*") if path.is_file()):
+            assert bucket.cat(f"/bucket/run/{path.relative_to(plain.folder).as_posix()}") == path.read_bytes()
+    bucket.pipe("/bucket/run/shards/shard-00000/rows.parquet", b"mine")
+    names["mirror"](str(plain.folder), "memory://bucket/run")
+    assert bucket.cat("/bucket/run/shards/shard-00000/rows.parquet") == b"mine"  # a whole shard is not copied again

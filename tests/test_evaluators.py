@@ -376,14 +376,13 @@ def test_a_row_that_is_published_as_a_pickle_says_what_to_convert(name: str, say
 
 
 def test_rewards_far_off_the_typical_are_told() -> None:
-    assert off_the_typical("clip-b32", torch.tensor([30.0, 20.0, torch.nan])) is None
-    line = off_the_typical("clip-b32", torch.tensor([1.0, 3.0, torch.nan]))
+    assert off_the_typical("clip-b32", 25.0) is None
+    line = off_the_typical("clip-b32", 2.0)
     assert line == "clip-b32: the mean reward is 2, typical is 31.7 with a spread of 2.85: check its weights"
-    assert off_the_typical("clip-b32", torch.tensor([31.7 + 6.1 * 2.85])) is not None
-    assert off_the_typical("clip-b32", torch.tensor([31.7 + 5.9 * 2.85])) is None
-    assert off_the_typical("clip-b32", torch.tensor([torch.nan])) is None
+    assert off_the_typical("clip-b32", 31.7 + 6.1 * 2.85) is not None
+    assert off_the_typical("clip-b32", 31.7 + 5.9 * 2.85) is None
     for name in ("scene-clip", "aesthetic", "anything"):
-        assert off_the_typical(name, torch.tensor([1e6])) is None
+        assert off_the_typical(name, 1e6) is None
 
 
 def test_judging_gives_features_and_rewards_at_once(load: Callable[..., Any]) -> None:

@@ -24,10 +24,10 @@ def prompts(
 
 
 def info(
-    what: Annotated[str, typer.Argument(help="a probe's folder, a model, or nothing")] = "embedded",
+    what: Annotated[str, typer.Argument(help="a probe's folder, a dataset, a model, or nothing")] = "embedded",
     as_json: Json = False,
 ) -> None:
-    """Say what a probe or a model is and what it fits."""
+    """Say what a probe, a dataset or a model is and what it fits."""
     from probeselect.backbones.quiet import quiet_libraries
     from probeselect.report.describe import describe
 

@@ -171,6 +171,8 @@ def _say(summary: dict[str, Any], folder: Path, as_json: bool) -> None:
     if as_json:
         print(json.dumps(summary, ensure_ascii=False))
         return
+    from probeselect.evaluators.table import off_the_typical
+
     candidates = ", ".join(f"{count} {status}" for status, count in summary["candidates"].items())
     print(f"{summary['groups']} of {summary['groups_planned']} prompts; candidates: {candidates}")
     print(f"{summary['bytes_per_candidate']} bytes a candidate")
@@ -178,6 +180,8 @@ def _say(summary: dict[str, Any], folder: Path, as_json: bool) -> None:
         counts = ", ".join(f"{count} {status}" for status, count in figures["statuses"].items())
         about = f"mean {figures['mean']}, std {figures['std']}, within a prompt {figures['std_within_prompt']}"
         print(f"{name}: {counts}; {about}")
+        if figures["mean"] is not None and (line := off_the_typical(name, figures["mean"])):
+            print(f"probeselect: {line}", file=sys.stderr)
     print(f"{folder / 'summary.png'} shows it")
 
 

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from probeselect.core.errors import ProbeSelectError, UsageError
 from probeselect.embedded import WEIGHTS
@@ -204,15 +203,15 @@ def load_evaluator(
     return evaluator
 
 
-def off_the_typical(name: str, rewards: Tensor) -> str | None:
-    """Return one line if the mean of rewards [N] is further than 6 typical standard deviations from the typical mean.
+def off_the_typical(name: str, found: float) -> str | None:
+    """Return one line if a mean reward is further than 6 typical standard deviations from the typical mean.
 
-    Rewards that are NaN don't count. None where the mean is near, and for evaluators without a published one.
+    None where it is near, and for evaluators without a published mean.
     """
     row = EVALUATORS.get(name)
     if row is None or row.typical is None:
         return None
-    (mean, std), found = row.typical, float(rewards.float().nanmean())
+    mean, std = row.typical
     if not abs(found - mean) > 6 * std:
         return None
     return f"{name}: the mean reward is {found:.4g}, typical is {mean:g} with a spread of {std:g}: check its weights"

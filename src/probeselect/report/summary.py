@@ -75,7 +75,7 @@ def _picture(dataset: Dataset, content: dict[str, Any]) -> bytes:
     bars = axes[0].barh(list(candidates), list(candidates.values()), color=BAR)
     axes[0].bar_label(bars, padding=3, color=INK)
     axes[0].margins(x=0.25)
-    axes[0].invert_yaxis()
+    axes[0].set_ylim(max(len(candidates), 4) - 0.5, -0.5)  # bars of one height, however few
     axes[0].set_title(f"{content['groups']} of {content['groups_planned']} prompts, candidates by status", fontsize=9)
     for axis, name in zip(axes[1:], names, strict=True):
         table = np.concatenate([

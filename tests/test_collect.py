@@ -20,7 +20,7 @@ from probeselect.data.dataset import Dataset
 from probeselect.data.sealed import read_manifest
 from probeselect.data.shards import FAILED, NOT_FINITE, OK, Content, seeds_of
 from probeselect.jobs.collect import collect, parse_part
-from probeselect.jobs.score import score
+from probeselect.jobs.score import score, score_shard
 from probeselect.report.summary import write_summary
 from probeselect.sampling.collecting import TRIES, CollectSettings, ShardMaker
 
@@ -260,6 +260,21 @@ def test_scores_of_a_picture_that_is_there_no_more_are_made_anew(backbone, plain
     list(score(dataset, Redness()))
     assert read_manifest(dataset.scores("redness", 1))["of"] == read_manifest(dataset.shard(1))["sha256"]
     assert dataset.rows(1)["reward/redness"] != plain.rows(1)["reward/redness"]
+
+
+def test_other_weights_under_the_same_name_are_refused(plain, tmp_path):
+    class Weighted(Redness):
+        name = "weighted"
+
+        def __init__(self, seed):
+            torch.manual_seed(seed)
+            self.model = torch.nn.Linear(2, 1)
+
+    dataset = Dataset(shutil.copytree(plain.folder, tmp_path / "copy"))
+    assert score_shard(dataset, Weighted(0), 0)
+    assert list(score(dataset, Weighted(0))) == [0, 1]
+    with pytest.raises(UsageError, match=r"the weights of weighted are now \w{16}; give them another name"):
+        list(score(dataset, Weighted(1)))
 
 
 def test_a_picture_that_has_changed_is_not_scored(plain, tmp_path):

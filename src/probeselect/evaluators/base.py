@@ -12,9 +12,10 @@ from typing import Any, ClassVar, Protocol
 
 import torch
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 
 from probeselect.core.errors import ProbeSelectError, UsageError
+from probeselect.core.fingerprint import fingerprint
 
 
 class Evaluator(Protocol):
@@ -60,6 +61,19 @@ def judge(evaluator: Evaluator, images: Sequence[Image.Image], prompts: Sequence
     features = evaluator.features(images)
     with torch.no_grad():
         return features, evaluator.score(features, prompts)
+
+
+def identity(evaluator: object) -> str:
+    """Return what tells an evaluator's weights from others: a digest of its modules', or its address."""
+    found, waiting = {}, [("", evaluator)]
+    while waiting:
+        name, thing = waiting.pop()
+        for key, value in vars(thing).items():
+            if isinstance(value, nn.Module):
+                found[f"{name}{key}"] = value
+            elif type(value).__module__.startswith("probeselect.evaluators"):  # one that is made of others
+                waiting.append((f"{name}{key}.", value))
+    return fingerprint(found) if found else str(getattr(evaluator, "address", ""))
 
 
 class TransformersEvaluator(ABC):

@@ -8,13 +8,14 @@ import io
 import math
 import time
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from probeselect.core.errors import ProbeSelectError
+from probeselect.core.errors import ProbeSelectError, UsageError
 from probeselect.data.dataset import Dataset, check_evaluator_name, set_aside
 from probeselect.data.sealed import DamagedError, read_manifest, sha256, verify
 from probeselect.data.shards import (
@@ -28,7 +29,7 @@ from probeselect.data.shards import (
     read_rows,
     write_scores,
 )
-from probeselect.evaluators.base import judge
+from probeselect.evaluators.base import identity, judge
 
 FEATURES_AT_MOST = 2**14  # values of one picture; larger features (all tokens of a ViT) are not worth their place
 POLL_SECONDS = 0.5
@@ -38,7 +39,8 @@ def score(dataset: Dataset, evaluator: Any, part: tuple[int, int] = (0, 1)) -> I
     """Yield the index of every shard of this part that is there, once it has this evaluator's scores.
 
     Raises ProbeSelectError when the evaluator fails on every picture of a shard, or when a picture has changed since
-    it was collected; OSError naming the path when the disk refuses.
+    it was collected; UsageError when other weights have scored some of it; OSError naming the path when the disk
+    refuses.
     """
     waiting = [index for index in dataset.done() if index % part[1] == part[0]]
     while waiting:
@@ -57,27 +59,34 @@ def score_shard(dataset: Dataset, evaluator: Any, index: int) -> bool:
     """See to it that a shard has this evaluator's scores. False while another process is at it."""
     name = check_evaluator_name(evaluator.name)
     folder, of = dataset.scores(name, index), read_manifest(dataset.shard(index))["sha256"]
-    if folder.is_dir() and _is_good(folder, of):
+    about = {"evaluator": name, "weights": identity(evaluator), "of": of}
+    if folder.is_dir() and _is_good(folder, about):
         return True
     folder.parent.mkdir(parents=True, exist_ok=True)
     with dataset.leases.taken(f"{name}.{folder.name}") as ours:
         if not ours:
             return False
         if folder.is_dir():
-            if _is_good(folder, of):
+            if _is_good(folder, about):
                 return True
             set_aside(folder, dataset.folder)
         rows, features = _judged(dataset, evaluator, index)
-        write_scores(folder, rows, features, {"evaluator": name, "of": of})
+        write_scores(folder, rows, features, about)
     return True
 
 
-def _is_good(folder: Any, of: str) -> bool:
-    """Whole, and about the shard that is there now."""
+def _is_good(folder: Path, about: dict[str, str]) -> bool:
+    """Whole, and about the shard that is there now. Raises UsageError where other weights have scored it."""
     try:
-        return bool(verify(folder)["of"] == of)
+        manifest = verify(folder)
     except DamagedError:
         return False
+    if manifest["weights"] != about["weights"]:
+        raise UsageError(
+            f"{folder}: was scored by {manifest['weights'] or 'nothing known'}, the weights of {about['evaluator']} "
+            f"are now {about['weights']}; give them another name, or remove {folder.parent}"
+        )
+    return bool(manifest["of"] == about["of"])
 
 
 def _judged(dataset: Dataset, evaluator: Any, index: int) -> tuple[list[dict[str, Any]], NDArray[Any] | None]:

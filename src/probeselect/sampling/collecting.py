@@ -4,7 +4,6 @@ Knows the backbone and what to keep of it; does not know where shards lie or who
 again and again is given up, with rows that say why, so that one prompt does not stop a hundred thousand.
 """
 
-import hashlib
 import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -18,6 +17,7 @@ from probeselect.backbones.loading import Backbone
 from probeselect.backbones.taps import Tap
 from probeselect.core.candidates import Candidate
 from probeselect.core.errors import ProbeSelectError, UsageError
+from probeselect.core.fingerprint import fingerprint
 from probeselect.core.rungs import validate_rungs
 from probeselect.data.prompts import Prompt
 from probeselect.data.shards import (
@@ -76,7 +76,7 @@ def configuration(
         "taps": [tap.name for tap in taps],
         "model": backbone.name,
         "revision": revision,
-        "weights": fingerprint(backbone.pipe),
+        "weights": fingerprint({k: v for k, v in backbone.pipe.components.items() if isinstance(v, nn.Module)}),
         "scheduler": {"class": type(scheduler).__name__, **{key: _plain(value) for key, value in fields.items()}},
         "arguments": {key: _plain(value) for key, value in arguments.items()},
         "dtype": str(parameter.dtype).removeprefix("torch."),
@@ -86,18 +86,6 @@ def configuration(
 
 def _plain(value: Any) -> Any:
     return value if isinstance(value, str | int | float | bool | None) else repr(value)
-
-
-def fingerprint(pipe: Any) -> str:
-    """Digest of a pipeline's weights: names, shapes, and a few thousand values from everywhere. Takes no time."""
-    digest = hashlib.sha256()
-    for part, component in sorted(pipe.components.items()):
-        if isinstance(component, nn.Module):
-            for name, tensor in component.state_dict().items():
-                flat = tensor.detach().flatten()
-                picked = flat[:: max(1, flat.numel() // 16)][:16].double().cpu().numpy()
-                digest.update(f"{part}.{name}{tuple(tensor.shape)}".encode() + picked.tobytes())
-    return digest.hexdigest()[:16]
 
 
 class ShardMaker:

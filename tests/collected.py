@@ -11,6 +11,7 @@ from probeselect.backbones.loading import Backbone
 from probeselect.backbones.taps import X0
 from probeselect.data.dataset import Dataset, pin
 from probeselect.data.prompts import Prompt, PromptList
+from probeselect.data.table import Table, in_memory, open_table
 from probeselect.jobs.collect import collect
 from probeselect.jobs.score import score
 from probeselect.sampling.collecting import CollectSettings, ShardMaker, configuration
@@ -47,6 +48,11 @@ def pinned(maker: ShardMaker, prompts: Sequence[Prompt], folder: Path) -> Datase
     about = configuration(maker.backbone, maker.taps, maker.settings, maker.arguments)
     listed = PromptList(tuple(prompts), ())
     return pin(folder, about | {"prompts": {"count": len(prompts), "sha256": listed.digest}})
+
+
+def table_of(dataset: Dataset) -> Table:
+    """All its groups, in memory, with every evaluator that has scored it."""
+    return in_memory(open_table(dataset, dataset.evaluators))
 
 
 def collected(

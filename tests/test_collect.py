@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from collected import ARGUMENTS, Redness, collected, maker_of, pinned, prompts_of
+from collected import ARGUMENTS, Redness, collected, maker_of, pinned, prompts_of, table_of
 from kill_harness import ended, forked, killed_again_and_again, tree_hash
 from PIL import Image
 from tiny import tiny_sd
@@ -39,14 +39,14 @@ def plain(backbone, tmp_path_factory) -> Dataset:
 
 
 def test_what_a_dataset_holds(plain):
-    table = plain.table()
+    table = table_of(plain)
     assert table.prompts == TEXTS and plain.shard_count == 2 and plain.done() == [0, 1]
     shapes = {name: values.shape for name, values in table.tensors.items()}
     assert shapes["map/up_blocks.2.resnets.1/0.2"] == (3, 3, 8, 8, 8) and shapes["map/x0/0.4"] == (3, 3, 4, 8, 8)
     assert shapes["features/redness"] == (3, 3, 2) and shapes["prompt"][0] == 3
     assert {shape for name, shape in shapes.items() if name.startswith(("reward", "preview", "valid"))} == {(3, 3)}
     assert {f"preview/redness/{rung}" for rung in (0.2, 0.4)} < set(shapes)
-    assert table.tensors["map/x0/0.4"].dtype == np.float16 and table.tensors["valid"].all()
+    assert table.tensors["map/x0/0.4"].dtype == torch.float16 and table.tensors["valid"].all()
 
 
 def test_rows_say_where_a_candidate_comes_from(plain):
@@ -69,7 +69,7 @@ def test_the_picture_is_the_stock_pipelines_and_the_reward_is_of_the_picture(bac
 
 
 def test_one_group_is_read_without_the_others(plain):
-    table = plain.table()
+    table = table_of(plain)
     for index in range(3):
         group = plain.group(index, ["map/x0/0.2", "seeds"])
         assert set(group) == {"map/x0/0.2", "seeds"}
@@ -131,9 +131,9 @@ def test_a_prompt_that_always_fails_is_given_up_and_its_neighbours_stay(backbone
     assert [row["status"] for row in rows] == [OK] * 3 + [FAILED] * 3
     assert rows[3]["error"] == "RuntimeError: the pipeline chokes" and rows[3]["image"] == ""
     assert [row["status/redness"] for row in rows] == [OK] * 3 + ["no picture"] * 3
-    table = dataset.table()
-    assert table.tensors["valid"].tolist() == [[True] * 3, [False] * 3, [True] * 3]
-    assert np.isnan(table.tensors["reward/redness"][1]).all()
+    table = table_of(dataset)
+    assert table.prompts == ["a", "c"] and table.tensors["valid"].all()
+    assert not dataset.group(1, ["valid"])["valid"].any() and dataset.group(1, ["map/x0/0.2"])["map/x0/0.2"].any() == 0
     assert read_manifest(dataset.shard(0))["made"]["given_up"] == 1
     assert write_summary(dataset)["groups_given_up"] == 1
 
@@ -149,7 +149,7 @@ def test_a_prompt_that_fails_once_is_tried_again(backbone, tmp_path):
         return usual(prompts)
 
     maker._make = flaky
-    assert collected(maker, TEXTS[:2], tmp_path).table().tensors["valid"].all()
+    assert table_of(collected(maker, TEXTS[:2], tmp_path)).tensors["valid"].all()
     assert calls == [2, 1, 1, 1]
 
 
@@ -181,7 +181,7 @@ def test_an_activation_that_is_not_finite_is_a_row_that_says_so(backbone, tmp_pa
     finally:
         handle.remove()
     assert [row["status"] for row in dataset.rows(0).to_pylist()] == [OK, NOT_FINITE, OK]
-    assert dataset.table().tensors["valid"].tolist() == [[True, False, True]]
+    assert table_of(dataset).tensors["valid"].tolist() == [[True, False, True]]
 
 
 def test_an_evaluator_that_fails_on_one_picture_leaves_a_row(plain, tmp_path):
@@ -228,7 +228,7 @@ def test_an_evaluator_without_features_scores_too(plain, tmp_path):
 
     dataset = Dataset(shutil.copytree(plain.folder, tmp_path / "copy"))
     assert list(score(dataset, Remote())) == [0, 1]
-    table = Dataset(dataset.folder).table().tensors
+    table = table_of(Dataset(dataset.folder)).tensors
     assert np.array_equal(table["reward/remote"], table["reward/redness"]) and "features/remote" not in table
 
 
@@ -245,7 +245,7 @@ def test_scoring_later_touches_no_picture_and_no_activation(plain, tmp_path):
     }
     assert list(score(dataset, Greenness())) == [0, 1]
     assert {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in before} == before
-    table = Dataset(dataset.folder).table().tensors
+    table = table_of(Dataset(dataset.folder)).tensors
     assert np.array_equal(table["reward/greenness"], -table["reward/redness"])
     assert np.array_equal(table["preview/greenness/0.2"], -table["preview/redness/0.2"])
 
@@ -367,7 +367,7 @@ def test_the_summary_counts_and_draws(plain):
     content = write_summary(plain)
     assert content == json.loads((plain.folder / "summary.json").read_text())
     assert content["candidates"] == {OK: 9} and content["groups"] == content["groups_planned"] == 3
-    rewards = plain.table().tensors["reward/redness"]
+    rewards = table_of(plain).tensors["reward/redness"].numpy()
     assert content["rewards"]["redness"]["mean"] == pytest.approx(rewards.mean(), abs=1e-5)
     within = np.sqrt(rewards.var(1, ddof=1).mean())
     assert content["rewards"]["redness"]["std_within_prompt"] == pytest.approx(within, abs=1e-5)
@@ -400,10 +400,11 @@ def test_what_a_maker_gives_is_what_is_written(backbone, tmp_path):
     """The loop knows nothing of models: any function from prompts to content will do."""
 
     def make(prompts):
-        return Content({"valid": np.ones((len(prompts), 3), dtype=bool)}, [])
+        rows = [{"prompt": prompt.text} for prompt in prompts for _ in range(3)]
+        return Content({"valid": np.ones((len(prompts), 3), dtype=bool)}, rows)
 
-    dataset = collected(maker_of(backbone), TEXTS, tmp_path, make=make)
-    assert dataset.table().tensors["valid"].shape == (3, 3)
+    table = table_of(collected(maker_of(backbone), TEXTS, tmp_path, make=make))
+    assert table.prompts == TEXTS and table.tensors["valid"].shape == (3, 3)
 
 
 def test_the_documented_mirror_copies_whole_shards_and_only_new_ones(plain):

@@ -8,7 +8,15 @@ import torch
 from torch import Tensor
 
 from probeselect.core.errors import UsageError
-from probeselect.core.losses import feature_distillation, info_nce, listwise
+from probeselect.core.losses import (
+    annealed,
+    feature_distillation,
+    info_nce,
+    listnet,
+    listwise,
+    pairwise_logistic,
+    standardised_regression,
+)
 
 P, N, D = 3, 4, 5
 VALID = torch.tensor([[1, 1, 0, 1], [0, 1, 0, 0], [1, 1, 1, 1]]).bool()  # one prompt with a lone candidate
@@ -58,6 +66,62 @@ def test_listwise_is_stable_at_extreme_scores() -> None:
     assert scores.grad.tolist() == [[5.0, -5.0]]
 
 
+def valid_rows() -> list[tuple[list[float], list[float]]]:
+    scores, rewards = normal(P, N), normal(P, N, seed=1)
+    return [(scores[p][VALID[p]].tolist(), rewards[p][VALID[p]].tolist()) for p in range(P)]
+
+
+@pytest.mark.parametrize(("temperature", "margin"), [(1.0, 0.0), (0.3, 0.5), (2.0, 100.0)])
+def test_pairwise_logistic(temperature: float, margin: float) -> None:
+    terms = [
+        math.log(1 + math.exp(-(s[i] - s[j]) / temperature))
+        for s, y in valid_rows()
+        for i in range(len(s))
+        for j in range(len(s))
+        if y[j] + margin < y[i]
+    ]
+    loss = pairwise_logistic(normal(P, N), normal(P, N, seed=1), VALID, temperature, margin)
+    assert loss.item() == pytest.approx(sum(terms) / max(len(terms), 1), abs=1e-12)
+
+
+def test_listnet() -> None:
+    expected = []
+    for s, y in valid_rows():
+        if len(s) > 1:
+            p, q = ([math.exp(v / 0.4) for v in values] for values in (y, s))
+            expected.append(-sum(a / sum(p) * math.log(b / sum(q)) for a, b in zip(p, q, strict=True)))
+    loss = listnet(normal(P, N), normal(P, N, seed=1), VALID, 0.4)
+    assert loss.item() == pytest.approx(sum(expected) / len(expected), abs=1e-12)
+
+
+def test_standardised_regression() -> None:
+    errors = []
+    for s, y in valid_rows():
+        mean_s, mean_y = sum(s) / len(s), sum(y) / len(y)
+        spread = math.sqrt(sum((v - mean_y) ** 2 for v in y) / len(y))
+        errors += [(a - mean_s - ((b - mean_y) / spread if spread else 0)) ** 2 for a, b in zip(s, y, strict=True)]
+    loss = standardised_regression(normal(P, N), normal(P, N, seed=1), VALID)
+    assert loss.item() == pytest.approx(sum(errors) / len(errors), abs=1e-12)
+
+
+def test_equal_rewards_ask_for_nothing() -> None:
+    equal, valid = torch.ones(2, 3, dtype=torch.float64), torch.ones(2, 3, dtype=torch.bool)
+    assert pairwise_logistic(normal(2, 3), equal, valid, 1.0, 0.0) == 0
+    assert standardised_regression(equal * 5, equal, valid) == 0
+    assert listnet(equal, equal, valid, 1.0).item() == pytest.approx(math.log(3))
+
+
+def test_annealing_is_linear_and_stays_within_its_ends() -> None:
+    assert [annealed((1.0, 0.25), done) for done in (-1.0, 0.0, 0.5, 1.0, 2.0)] == [1.0, 1.0, 0.625, 0.25, 0.25]
+
+
+def test_info_nce_of_a_part_against_the_texts_of_all() -> None:
+    """What a rank of several computes for its own groups: together, the whole."""
+    u, e = normal(P, N, D), normal(P, D, seed=1)
+    parts = [info_nce(u[p : p + 1], e, VALID[p : p + 1], 0.2, first=p) * VALID[p].sum() for p in range(P)]
+    assert sum(parts).item() / VALID.sum().item() == pytest.approx(info_nce(u, e, VALID, 0.2).item())
+
+
 def test_info_nce() -> None:
     u, e, temperature = normal(P, N, D), normal(P, D, seed=1), 0.2
     expected = []
@@ -87,6 +151,9 @@ def test_feature_distillation(shape: tuple[int, ...]) -> None:
 LOSSES: dict[str, tuple[Callable[[Tensor, Tensor], Tensor], Tensor]] = {
     "listwise-prompt": (lambda s, v: listwise(s, normal(P, N, seed=1), v, 0.5, 0.1), normal(P, N)),
     "listwise-batch": (lambda s, v: listwise(s, normal(P, N, seed=1), v, 0.5, 0.1, "batch"), normal(P, N)),
+    "pairwise": (lambda s, v: pairwise_logistic(s, normal(P, N, seed=1), v, 0.5, 0.1), normal(P, N)),
+    "listnet": (lambda s, v: listnet(s, normal(P, N, seed=1), v, 0.5), normal(P, N)),
+    "regression": (lambda s, v: standardised_regression(s, normal(P, N, seed=1), v), normal(P, N)),
     "info_nce": (lambda u, v: info_nce(u, normal(P, D, seed=1), v, 0.5), normal(P, N, D)),
     "distillation": (lambda f, v: feature_distillation(f, normal(P, N, D, seed=1), v), normal(P, N, D)),
 }

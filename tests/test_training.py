@@ -2,18 +2,32 @@
 
 import pytest
 import torch
-from collected import ARGUMENTS, Redness, collected, maker_of
+from collected import ARGUMENTS, Redness, collected, maker_of, table_of
 from tiny import tiny_sd
 
 from probeselect.backbones.loading import load_backbone
 from probeselect.core.errors import UsageError
 from probeselect.core.metrics import within_prompt_spearman
-from probeselect.data.dataset import Table
+from probeselect.data.dataset import Dataset
 from probeselect.data.shards import seeds_of
-from probeselect.probe.network import Head, project, reduced
-from probeselect.probe.training import TrainingSettings, load_table, new_probe, predict_table, train
+from probeselect.data.table import Table, in_memory, open_table, whole_groups
+from probeselect.probe.network import Head, orthonormal, project, reduced
+from probeselect.probe.objective import RANKINGS, Weights, within_prompt_spread
+from probeselect.probe.training import (
+    Training,
+    TrainingSettings,
+    new_probe,
+    predict_table,
+    shuffled_activations,
+    warmup_and_cosine,
+    without_activations,
+)
 from probeselect.sampling.scorers import ProbeScorer
 from probeselect.sampling.select import SelectiveSampler
+
+ABOUT = {"name": "x", "denoiser": "D", "architecture": "a", "latent_channels": 4}
+SCALAR, FEATURES = [Head("redness", "scalar")], [Head("redness", "features", (2,))]
+IDENTITY = {"tap": torch.eye(6)}
 
 
 @pytest.fixture(scope="module")
@@ -23,13 +37,13 @@ def backbone():
 
 def test_a_folder_without_a_dataset_is_named(tmp_path):
     with pytest.raises(UsageError, match=tmp_path.name):
-        load_table(tmp_path, "redness")
+        Dataset(tmp_path)
 
 
 def test_the_collected_map_is_what_selection_sees(backbone, tmp_path):
     """The two paths cannot skew: the same seed's activation, projected and reduced, in a shard and at a rung."""
     dataset = collected(maker_of(backbone, map_side=4), ["a cat"], tmp_path)
-    stored = torch.from_numpy(dataset.table().tensors["map/up_blocks.2.resnets.1/0.4"][0]).float()
+    stored = table_of(dataset).tensors["map/up_blocks.2.resnets.1/0.4"][0].float()
     live = SelectiveSampler(backbone, "random").features("a cat", seeds_of("", "a cat", 3), 0.4, **ARGUMENTS)
     assert live.shape[-1] == 8 and stored.shape[-1] == 4
     assert torch.allclose(stored, reduced(live, 4), atol=2e-3, rtol=2e-3)  # stored as fp16
@@ -38,10 +52,9 @@ def test_the_collected_map_is_what_selection_sees(backbone, tmp_path):
 @pytest.mark.parametrize("size", [(24, 24), (24, 40)])
 def test_a_probe_reads_reduced_maps_like_whole_ones(size):
     """What collection reduces, the probe would have reduced by itself: no skew between training and use."""
-    about = {"name": "x", "denoiser": "D", "architecture": "a", "latent_channels": 4}
     torch.manual_seed(0)
     whole = torch.randn(6, 12, *size)
-    probe = new_probe(planted_table(8, 0, channels=4), Head("redness", "scalar"), about, [0.2], [("tap", 12)])
+    probe = new_probe(planted_table(8, 0, channels=4), SCALAR, ABOUT, [0.2], {"tap": orthonormal(4, 12, seed=3)})
     torch.nn.init.normal_(probe.heads["redness"][-1].weight)
     for i in range(4):
         probe.mean_0[i], probe.std_0[i] = i, 1 + i
@@ -61,44 +74,134 @@ def planted_table(groups: int, seed: int, channels: int = 6) -> Table:
     features = torch.stack([rewards, torch.zeros_like(rewards)], -1)
     tensors = {"map/tap/0.2": maps.half(), "reward/redness": rewards, "features/redness": features.half(),
                "prompt": torch.randn(groups, 5, generator=generator).half(),
+               "valid": torch.ones(groups, 4, dtype=torch.bool),
                "seeds": torch.arange(groups * 4).view(groups, 4)}  # fmt: skip
     return Table([str(i) for i in range(groups)], tensors)
 
 
-@pytest.mark.parametrize("kind", ["scalar", "features"])
-def test_a_planted_signal_is_learnt(kind):
-    table, val = planted_table(96, seed=0), planted_table(32, seed=1)
-    about = {"name": "x", "denoiser": "D", "architecture": "a", "latent_channels": 4}
+def trained(heads, table, val, settings, rank=0, world=1) -> Training:
     torch.manual_seed(0)
-    head = Head("redness", kind, (2,) if kind == "features" else ())
-    probe = new_probe(table, head, about, [0.2], [("tap", 6)])
-    settings = TrainingSettings(epochs=8, groups_per_batch=16, contrast_weight=0.1, ema_decay=0.9)
-    epochs = list(train(probe, table, val, Redness(), settings))
-    assert len(epochs) == 8 and epochs[-1].spearman[0.2] > 0.8
-    scores = predict_table(probe, val, 0.2, Redness())
-    assert within_prompt_spearman(scores, val.tensors["reward/redness"]).mean == pytest.approx(epochs[-1].spearman[0.2])
+    return Training(
+        new_probe(table, heads, ABOUT, [0.2], IDENTITY), table, val, {"redness": Redness()}, settings, rank, world
+    )
 
 
-def test_groups_with_a_bad_reward_are_left_out(backbone, tmp_path):
+QUICK = TrainingSettings(epochs=8, groups_per_batch=16, weights=Weights(contrast=0.1), ema_decay=0.9)
+
+
+@pytest.mark.parametrize("heads", [SCALAR, FEATURES], ids=["scalar", "features"])
+def test_a_planted_signal_is_learnt_and_blind_tables_say_nothing(heads):
+    table, val = planted_table(96, seed=0), planted_table(32, seed=1)
+    training = trained(heads, table, val, QUICK)
+    epochs = list(training.epochs())
+    best = max(epochs, key=lambda epoch: epoch.spearman)
+    assert len(epochs) == 8 and epochs[-1].spearman > 0.8 and best.best
+    formula = Redness() if heads is FEATURES else None
+
+    def spearman(table):
+        scores = predict_table(training.probe, table, 0.2, "redness", formula)
+        return within_prompt_spearman(scores, val.tensors["reward/redness"]).mean
+
+    assert spearman(val) == pytest.approx(best.spearman)  # the probe ends with its best weights
+    assert spearman(without_activations(val)) == pytest.approx(0, abs=1e-9)
+    assert spearman(shuffled_activations(val)) == pytest.approx(-1 / 3, abs=0.2)  # told about somebody else
+
+
+@pytest.mark.parametrize("ranking", RANKINGS)
+def test_every_ranking_loss_learns_the_signal(ranking):
+    alone = Weights(ranking=1.0, contrast=0.0, distillation=0.0, ranked_by=ranking)
+    settings = TrainingSettings(epochs=6, groups_per_batch=16, ema_decay=0.9, rate=5e-3, weights=alone)
+    *_, last = trained(SCALAR, planted_table(96, 0), planted_table(32, 1), settings).epochs()
+    assert last.spearman > 0.7
+
+
+def test_a_run_that_goes_on_from_any_epoch_ends_with_the_same_bytes():
+    table, val = planted_table(40, seed=0), planted_table(16, seed=1)
+    settings = TrainingSettings(epochs=4, groups_per_batch=16, bf16=False)
+    straight = trained(FEATURES, table, val, settings)
+    states = [{k: v.clone() for k, v in straight.state().items()} for _ in straight.epochs()]
+    expected = straight.probe.state_dict()
+    for state in states:
+        again = trained(FEATURES, table, val, settings)
+        again.restore({name: value.clone() for name, value in state.items()})
+        list(again.epochs())
+        assert all(torch.equal(value, expected[name]) for name, value in again.probe.state_dict().items())
+
+
+def test_invalid_candidates_are_not_learnt_from():
+    """Their rewards and activations may be anything, also NaN."""
+    clean, val = planted_table(40, seed=0), planted_table(16, seed=1)
+    clean.tensors["valid"][:, 3] = False
+    poisoned = Table(clean.prompts, {name: value.clone() for name, value in clean.tensors.items()})
+    poisoned.tensors["map/tap/0.2"][:, 3] = torch.nan
+    poisoned.tensors["reward/redness"][:, 3] = torch.inf
+    poisoned.tensors["features/redness"][:, 3] = torch.nan
+    settings = TrainingSettings(epochs=1, groups_per_batch=16)
+    runs = [trained(FEATURES, table, val, settings) for table in (clean, poisoned)]
+    losses = [next(iter(run.epochs())).loss for run in runs]
+    assert losses[0] == losses[1] and torch.tensor(losses[0]).isfinite()
+    assert all(torch.equal(a, b) for a, b in zip(*(run.average.values() for run in runs), strict=True))
+
+
+def test_patience_stops_a_run_that_does_not_get_better():
+    nothing = planted_table(16, seed=1)
+    nothing.tensors["reward/redness"][:] = torch.arange(4.0)  # nothing in the maps says so
+    settings = TrainingSettings(epochs=30, groups_per_batch=16, patience=2, rate=1e-5)
+    epochs = list(trained(SCALAR, planted_table(16, seed=0), nothing, settings).epochs())
+    best = max(epoch.epoch for epoch in epochs if epoch.best)
+    assert len(epochs) == best + 1 + 2 < 30
+
+
+def test_the_rate_warms_up_and_falls_to_nothing():
+    rates = [warmup_and_cosine(step, 100, 0.1) for step in range(100)]
+    assert max(rates) == rates[10] == 1 and rates[0] < 0.1 and rates[-1] < 0.001
+    assert rates[:10] == sorted(rates[:10]) and rates[10:] == sorted(rates[10:], reverse=True)
+
+
+def test_the_spread_within_prompts_leaves_out_what_is_not_valid():
+    rewards = torch.tensor([[1.0, 3.0, torch.nan], [10.0, 14.0, 12.0], [5.0, torch.nan, torch.nan]])
+    spread = within_prompt_spread(rewards, rewards.isfinite())
+    assert spread == pytest.approx(((1 + 1 + 4 + 4) / 3) ** 0.5)
+    assert within_prompt_spread(torch.ones(2, 3), torch.ones(2, 3, dtype=torch.bool)) == 1
+
+
+def test_groups_with_a_bad_reward_are_told(backbone, tmp_path):
     class BlindToTwo(Redness):
         def score(self, features, prompts):
             rewards = super().score(features, prompts)
             rewards[1] = torch.nan
             return rewards if "b" in prompts else super().score(features, prompts)
 
-    collected(maker_of(backbone), ["a", "b", "c"], tmp_path, [BlindToTwo()])
-    assert load_table(tmp_path, "redness").prompts == ["b", "c"]
+    dataset = collected(maker_of(backbone), ["a", "b", "c"], tmp_path, [BlindToTwo()])
+    table = open_table(dataset, ["redness"])
+    assert table.valid("redness").tolist() == [[True, False, True], [True] * 3, [True] * 3]
+    assert whole_groups(table, "redness").prompts == ["b", "c"]
 
 
-def test_a_trained_probe_scores_a_rollout(backbone, tmp_path):
-    collected(maker_of(backbone), ["a", "b"], tmp_path, [Redness()])
-    table = load_table(tmp_path, "redness")
-    about = {"name": "tiny", **backbone.describe()}
-    taps = [(backbone.taps[0].name, 8), ("x0", 4)]
-    probe = new_probe(table, Head("redness", "scalar"), about, [0.2, 0.4], taps)
-    list(train(probe, table, table, Redness(), TrainingSettings(epochs=1, groups_per_batch=2)))
+def test_what_stays_on_the_disk_reads_like_what_is_in_memory(backbone, tmp_path):
+    dataset = collected(maker_of(backbone), ["a", "b", "c", "d", "e"], tmp_path, [Redness()])
+    lazy = open_table(dataset, ["redness"])
+    read = in_memory(lazy)
+    rows = torch.tensor([4, 0, 3])
+    assert lazy.take(rows).prompts == ["e", "a", "d"]
+    for name, values in read.tensors.items():
+        assert torch.equal(lazy.tensors[name][rows], values[rows])
+        assert torch.equal(lazy.take(rows).tensors[name][torch.tensor([1, 2])], values[rows][1:])
+        assert tuple(lazy.tensors[name].shape) == tuple(values.shape)
+
+
+def test_a_trained_probe_scores_a_rollout_as_it_scores_the_shards(backbone, tmp_path):
+    """Projected by the basis that is stored with the data, whatever the order of the taps."""
+    dataset = collected(maker_of(backbone, map_channels=5), ["a", "b"], tmp_path, [Redness()])
+    table = open_table(dataset, ["redness"])
+    bases = {tap: torch.from_numpy(dataset.projection(tap)) for tap in ("x0", backbone.taps[0].name)}
+    probe = new_probe(table, SCALAR, {"name": "tiny", **backbone.describe()}, [0.2, 0.4], bases)
+    list(Training(probe, table, table, {}, TrainingSettings(epochs=1, groups_per_batch=2)).epochs())
+    torch.nn.init.normal_(probe.heads["redness"][-1].weight)
     sampler = SelectiveSampler(backbone, ProbeScorer(probe, backbone, "mine"))
-    result = sampler("a", n=3, k=1, rungs=[0.4], **ARGUMENTS)
-    assert len(result.images) == 1 and len({c.scores[0].score for c in result.candidates}) == 3
+    result = sampler("a", k=1, seeds=seeds_of("", "a", 3), rungs=[0.4], **ARGUMENTS)
+    live = torch.tensor([candidate.scores[0].score for candidate in result.candidates])
+    stored = predict_table(probe, table, 0.4, "redness", None)[0]
+    assert live.std() > 0.01 and torch.allclose(live, stored, atol=0.02 * float(live.std()))
     with pytest.raises(UsageError, match="trained for"):
         sampler("a", n=3, k=1, rungs=[0.6], **ARGUMENTS)

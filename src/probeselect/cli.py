@@ -8,6 +8,7 @@ import typer
 from probeselect.commands.about import bench, info, prompts
 from probeselect.commands.data import collect, convert, score
 from probeselect.commands.generate import generate
+from probeselect.commands.train import train
 from probeselect.core.errors import ProbeSelectError, UsageError
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None)
@@ -18,7 +19,7 @@ def about() -> None:
     """Start many candidates of a picture, score them early, finish only the promising ones."""
 
 
-for command in (generate, collect, score, convert, prompts, info, bench):
+for command in (generate, collect, score, train, convert, prompts, info, bench):
     app.command()(command)
 
 

@@ -11,8 +11,8 @@ import json
 import os
 import re
 import secrets
+from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -29,18 +29,8 @@ from probeselect.data.shards import FEATURES, OK, ROWS_FILE, TENSORS, read_rows,
 
 CONFIG = "dataset.json"
 FORMAT = 1
+OPEN_FILES = 64
 FREE_TO_DIFFER = ("model",)  # a folder may lie elsewhere on another machine; `weights` tells whether it is the same
-
-
-@dataclass(frozen=True)
-class Table:
-    """Groups in memory: their prompts, and numpy arrays or tensors [G, ...] named as in shards.py, and besides
-
-    reward/EVALUATOR [G, N] fp32, preview/EVALUATOR/RUNG [G, N] fp32, features/EVALUATOR [G, N, ...] fp16.
-    """
-
-    prompts: list[str]
-    tensors: dict[str, Any]
 
 
 class Dataset:
@@ -49,7 +39,7 @@ class Dataset:
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
         self.config = read_config(self.folder)
-        self._open: dict[Path, Any] = {}
+        self._open: OrderedDict[Path, Any] = OrderedDict()
 
     @property
     def n(self) -> int:
@@ -89,23 +79,53 @@ class Dataset:
         return min(size, self.config["prompts"]["count"] - index * size)
 
     def group(self, index: int, names: Iterable[str] | None = None) -> dict[str, NDArray[Any]]:
-        """The tensors [N, ...] (`prompt` [D]) of one group by its place among the prompts, read without the others.
+        """Tensors [N, ...] (`prompt` [D]) of one group by its place among the prompts, read without the others.
 
-        Raises UsageError when its shard is not there, or holds no such tensor.
+        `names`: of the shard's tensors (default: all), or features/EVALUATOR. Raises UsageError when the shard is not
+        there, or holds no such tensor.
         """
         shard, row = divmod(index, self.config["groups_per_shard"])
+        wanted = self.tensor_names(shard) if names is None else names
+        return {name: self._slices(shard, name)[row] for name in wanted}
+
+    def tensor_names(self, shard: int) -> list[str]:
+        """Of one shard, those that have groups: without projections and features."""
+        names = self._file(self.shard(shard) / TENSORS).keys()
+        return sorted(name for name in names if not name.startswith("projection/"))
+
+    def projection(self, tap: str) -> NDArray[Any]:
+        """The basis [P, C] that a tap's maps were projected by. Raises UsageError for a tap that was not collected."""
+        for shard in self.done():
+            file = self._file(self.shard(shard) / TENSORS)
+            if f"projection/{tap}" in file.keys():  # noqa: SIM118 (not a mapping)
+                basis: NDArray[Any] = file.get_tensor(f"projection/{tap}")
+                return basis
+        raise UsageError(
+            f"{self.folder}: tap {tap!r} was not collected; collected were {', '.join(self.config['taps'])}"
+        )
+
+    def has_features(self, evaluator: str, shard: int) -> bool:
+        return (self.scores(evaluator, shard) / FEATURES).is_file()
+
+    def _slices(self, shard: int, name: str) -> Any:
+        """A tensor [G, ...] of a shard that is read where it is indexed."""
+        if name.startswith("features/"):
+            return self._file(self.scores(name.removeprefix("features/"), shard) / FEATURES).get_slice("features")
         file = self._file(self.shard(shard) / TENSORS)
-        held = set(file.keys())
-        wanted = held if names is None else names
-        if missing := sorted(set(wanted) - held):
-            raise UsageError(f"{self.shard(shard)}: holds no {missing[0]!r}; it holds {', '.join(sorted(held))}")
-        return {name: file.get_slice(name)[row] for name in wanted}
+        if name not in file.keys():  # noqa: SIM118 (not a mapping)
+            held = ", ".join(self.tensor_names(shard))
+            raise UsageError(f"{self.shard(shard)}: holds no {name!r}; it holds {held}")
+        return file.get_slice(name)
 
     def _file(self, path: Path) -> Any:
+        """An open tensor file; the least lately used is closed when there are many, for each takes address space."""
         if path not in self._open:
             if not path.is_file():
                 raise UsageError(f"{path}: is not there (yet); run collect again")
+            if len(self._open) >= OPEN_FILES:
+                self._open.popitem(last=False)
             self._open[path] = safe_open(path, framework="np")
+        self._open.move_to_end(path)
         return self._open[path]
 
     def rows(self, index: int) -> pa.Table:
@@ -121,44 +141,23 @@ class Dataset:
                     table = table.append_column(f"{column}/{name}", scores[column])
         return table
 
-    def table(self, names: Iterable[str] | None = None, evaluators: Sequence[str] | None = None) -> Table:
-        """All groups that are there and scored by `evaluators` (default: every one with scores), in memory.
-
-        `names`: of the shards' tensors, besides `valid`; default: all. Rewards that failed are NaN. Shards without
-        one valid candidate are left out. Raises UsageError when there is no such shard.
-        """
-        judges = self.evaluators if evaluators is None else tuple(evaluators)
-        scored = [i for i in self.done() if all(self.scores(name, i).is_dir() for name in judges)]
-        indices = [i for i in scored if self._file(self.shard(i) / TENSORS).get_tensor("valid").any()]
-        if not indices:
-            by = f" scored by {', '.join(judges)}" if judges else ""
-            raise UsageError(f"{self.folder}: holds no shard{by}; collect and score write them")
-        parts = [self._tensors(i, names) | self._rewards(i, judges) for i in indices]
-        prompts = [text for i in indices for text in self.prompts(i)]
-        return Table(prompts, {name: np.concatenate([part[name] for part in parts]) for name in parts[0]})
-
     def prompts(self, index: int) -> list[str]:
         """The prompts of a shard's groups."""
         texts: list[str] = read_rows(self.shard(index) / ROWS_FILE, ["prompt"])["prompt"].to_pylist()
         return texts[:: self.n]
 
-    def _tensors(self, index: int, names: Iterable[str] | None) -> dict[str, NDArray[Any]]:
+    def small_tensors(self, index: int, evaluators: Sequence[str]) -> dict[str, NDArray[Any]]:
+        """Of one shard: all but activations and features. Rewards that failed are NaN."""
         file = self._file(self.shard(index) / TENSORS)
-        return {name: file.get_tensor(name) for name in (file.keys() if names is None else {*names, "valid"})}
-
-    def _rewards(self, index: int, judges: Sequence[str]) -> dict[str, NDArray[Any]]:
-        tensors: dict[str, NDArray[Any]] = {}
-        for name in judges:
-            folder = self.scores(name, index)
-            rows = read_rows(folder / ROWS_FILE)
+        tensors = {name: file.get_tensor(name) for name in self.tensor_names(index) if not name.startswith("map/")}
+        for name in evaluators:
+            rows = read_rows(self.scores(name, index) / ROWS_FILE)
             reward = rows["reward"].to_numpy().astype(np.float32)
             tensors[f"reward/{name}"] = reward.reshape(-1, self.n)
             previews = rows["previews"].to_pylist()
             for place, rung in enumerate(self.rungs if previews and previews[0] else ()):
                 column = np.array([values[place] for values in previews], dtype=np.float32)
                 tensors[f"preview/{name}/{rung:g}"] = column.reshape(-1, self.n)
-            if (folder / FEATURES).is_file():
-                tensors[f"features/{name}"] = self._file(folder / FEATURES).get_tensor("features")
         return tensors
 
 

@@ -2,6 +2,7 @@
 
     shards/shard-00012/tensors.safetensors   map/TAP/RUNG [G, N, C, H, W] fp16: projected, reduced activations
                                              prompt [G, D] fp16: the backbone's prompt embedding
+                                             projection/TAP [P, C] fp32: the basis that the maps were projected by
                                              seeds [G, N] int64, valid [G, N] bool: False where something went wrong
                        rows.parquet          a row a candidate, in the order of the tensors: `ROWS`
                        images/               finished pictures, and previews where they were asked for

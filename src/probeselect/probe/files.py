@@ -11,9 +11,10 @@ import struct
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 
 from probeselect.core.errors import ProbeSelectError, UsageError
+from probeselect.data.sealed import write_file
 from probeselect.probe.network import Probe, ProbeConfig
 
 MAX_HEADER = 1 << 20  # bytes; a probe has about a hundred tensors
@@ -44,13 +45,13 @@ def load_probe(path: str | os.PathLike[str]) -> Probe:
 
 
 def save_probe(probe: Probe, folder: Path, card: str = "") -> None:
-    """Write weights (fp16), configuration and, if given, the model card."""
+    """Write the model card, if given, weights (fp16) and configuration; each file whole or not at all."""
     folder.mkdir(parents=True, exist_ok=True)
     tensors = {name: value.detach().cpu().half().contiguous() for name, value in probe.state_dict().items()}
-    save_file(tensors, folder / WEIGHTS)
-    (folder / CONFIG).write_text(json.dumps(probe.config.to_dict(), indent=1) + "\n")
     if card:
-        (folder / "README.md").write_text(card)
+        write_file(folder / "README.md", card.encode())
+    write_file(folder / WEIGHTS, save(tensors))
+    write_file(folder / CONFIG, (json.dumps(probe.config.to_dict(), indent=1) + "\n").encode())
 
 
 def refuse_pickle(path: Path) -> None:

@@ -1,211 +1,312 @@
-"""Trains a probe on shards: the paper's two losses, and distillation of the evaluator's features.
+"""Trains a probe on tables of groups: AdamW, warm-up and cosine, averaged weights, early stopping on val prompts.
 
-Works on a table of groups in memory; a generator, so the caller logs, validates and stops. Imports no diffusers.
+A generator, so the caller logs, saves and stops. Everything random is drawn from the seed and the number of the epoch
+or step, so a run that goes on from a saved state ends with the very same weights. Imports no diffusers.
 """
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
-from probeselect.core.losses import feature_distillation, info_nce, listwise
+from probeselect.core.errors import UsageError
+from probeselect.core.losses import annealed
 from probeselect.core.metrics import gain_share, within_prompt_spearman
-from probeselect.data.dataset import Dataset, Table
+from probeselect.data.table import Stored, Table
 from probeselect.evaluators.base import Evaluator
 from probeselect.probe.network import Head, Probe, ProbeConfig
+from probeselect.probe.objective import Batch, Objective, Weights, batch_of
+
+STATISTICS_GROUPS = 256  # of which the standardisation is measured
 
 
 @dataclass(frozen=True)
 class TrainingSettings:
-    """Weights of the losses and the schedule. The listwise temperature and margin fall over the run, coarse to fine."""
+    """The losses and the schedule. The ranking's temperature and margin fall over the run, coarse to fine."""
 
     epochs: int = 10
     groups_per_batch: int = 8
     rate: float = 2e-3
+    warmup: float = 0.1  # share of the steps
     weight_decay: float = 0.02
-    listwise_weight: float = 0.3
-    contrast_weight: float = 0.02
-    distillation_weight: float = 1.0
+    weights: Weights = field(default_factory=Weights)
     temperature: tuple[float, float] = (1.0, 0.25)  # in units of the spread of scores within a prompt
     margin: tuple[float, float] = (0.4, 0.0)  # in units of the evaluator's spread within a prompt
     ema_decay: float = 0.99
-    bf16: bool = False  # the encoder's arithmetic; worth it where the CPU multiplies bf16 faster
+    patience: int | None = None  # epochs without a better val figure; None: all epochs
+    bf16: bool = False  # the encoder's arithmetic; worth it where the processor multiplies bf16 faster
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "groups_per_batch"):
+            if getattr(self, name) < 1:
+                raise UsageError(f"{name} = {getattr(self, name)}: must be at least 1")
+        if not 0 < self.rate < 1 or not 0 <= self.ema_decay < 1 or not 0 <= self.warmup < 1:
+            raise UsageError(f"rate {self.rate}, ema_decay {self.ema_decay}, warmup {self.warmup}: must be below 1")
+        if min(self.temperature) <= 0 or min(self.margin) < 0:
+            raise UsageError(f"temperature {self.temperature} must be above 0, margin {self.margin} not below")
+
+
+@dataclass(frozen=True)
+class Figures:
+    """Of one head at one rung on the val groups."""
+
+    spearman: float  # within prompts
+    gain: float  # share of the best-of-N gain
 
 
 @dataclass(frozen=True)
 class Epoch:
-    """One epoch's mean losses and, with averaged weights, the figures on the val groups."""
+    """One epoch's mean loss and, with averaged weights, the figures on the val groups by (evaluator, rung)."""
 
     epoch: int
     loss: float
-    spearman: dict[float, float]  # rung -> within-prompt Spearman
-    gain: dict[float, float]  # rung -> share of the best-of-N gain
+    figures: dict[tuple[str, float], Figures]
+    best: bool  # the best so far
 
-
-def load_table(folder: Path, evaluator: str) -> Table:
-    """All groups of a dataset in memory, as tensors; without those where an activation or a reward is not finite."""
-    table = Dataset(folder).table(evaluators=[evaluator])
-    tensors = {name: torch.from_numpy(values) for name, values in table.tensors.items()}
-    whole = tensors["valid"].all(1) & tensors[f"reward/{evaluator}"].isfinite().all(1)
-    rows = whole.nonzero()[:, 0]
-    return Table([table.prompts[i] for i in rows.tolist()], {name: values[rows] for name, values in tensors.items()})
+    @property
+    def spearman(self) -> float:
+        """Mean over heads and rungs: what early stopping goes by."""
+        return float(np.mean([figures.spearman for figures in self.figures.values()]))
 
 
 def new_probe(
     table: Table,
-    head: Head,
-    backbone: dict[str, Any],
+    heads: Sequence[Head],
+    backbone: Mapping[str, Any],
     rungs: Sequence[float],
-    taps: Sequence[tuple[str, int]],
+    projections: Mapping[str, Tensor],
     width: int = 48,
 ) -> Probe:
-    """A probe for the maps of `table`, standardised by their statistics. `taps`: (name, channels as they come)."""
-    stored = {tap: table.tensors[f"map/{tap}/{rungs[0]:g}"] for tap, _ in taps}  # [G, N, P, H, W]
+    """A probe for the maps of `table`, standardised by the statistics of some of its groups.
+
+    projections: tap -> the basis [P, C] that its maps were collected with. backbone: name, denoiser, architecture,
+    latent_channels.
+    """
+    shapes = {tap: table.tensors[f"map/{tap}/{rungs[0]:g}"].shape for tap in projections}  # [G, N, P, H, W]
     config = ProbeConfig(
         backbone=backbone["name"],
         denoiser=backbone["denoiser"],
         architecture=backbone["architecture"],
         latent_channels=backbone["latent_channels"],
-        taps=tuple(tap for tap, _ in taps),
-        tap_channels=tuple(channels for _, channels in taps),
-        projected_channels=tuple(stored[tap].shape[2] for tap, _ in taps),
+        taps=tuple(projections),
+        tap_channels=tuple(basis.shape[1] for basis in projections.values()),
+        projected_channels=tuple(basis.shape[0] for basis in projections.values()),
         rungs=tuple(float(r) for r in rungs),
-        heads=(head,),
-        prompt_width=table.tensors["prompt"].shape[1],
-        grid=max(min(values.shape[-2:]) for values in stored.values()),
+        heads=tuple(heads),
+        prompt_width=table.tensors["prompt"].shape[1] if "prompt" in table.tensors else 0,
+        grid=max(min(shape[-2:]) for shape in shapes.values()),
         width=width,
     )
     probe = Probe(config)
+    some = torch.arange(0, len(table), max(1, len(table) // STATISTICS_GROUPS))
+    valid = table.tensors["valid"][some]  # [S, N]
     for i, tap in enumerate(config.taps):
-        values = torch.cat([table.tensors[f"map/{tap}/{rung:g}"].flatten(0, 1) for rung in config.rungs]).float()
+        probe.get_buffer(f"projection_{i}").copy_(projections[tap])
+        values = torch.cat([table.tensors[f"map/{tap}/{rung:g}"][some][valid] for rung in config.rungs]).float()
         getattr(probe, f"mean_{i}").copy_(values.mean((0, 2, 3)))
         getattr(probe, f"std_{i}").copy_(values.std((0, 2, 3)).clamp_min(1e-4))
-    if head.kind == "features":
-        features = table.tensors[f"features/{head.evaluator}"].float().flatten(0, 1)  # [G * N, F, ...]
-        others = [axis for axis in range(features.ndim) if axis != 1]
-        probe.get_buffer("feature_mean_0").copy_(features.mean(others))
-        probe.get_buffer("feature_std_0").copy_(features.std(others).clamp_min(1e-4))
+    for i, head in enumerate(config.heads):
+        if head.kind == "features":
+            features = table.tensors[f"features/{head.evaluator}"][some][valid].float()  # [M, F, ...]
+            features = features[features.flatten(1).isfinite().all(1)]
+            others = [axis for axis in range(features.ndim) if axis != 1]
+            probe.get_buffer(f"feature_mean_{i}").copy_(features.mean(others))
+            probe.get_buffer(f"feature_std_{i}").copy_(features.std(others).clamp_min(1e-4))
     return probe
 
 
-def inputs_of(table: Table, config: ProbeConfig, rows: Tensor, rung: float) -> tuple[dict[str, Tensor], Tensor, Tensor]:
-    """Projected maps {tap: [R * N, P, H, W]}, rung [R * N] and prompt embeddings [R * N, D] of groups `rows`."""
-    maps = {tap: table.tensors[f"map/{tap}/{rung:g}"][rows].flatten(0, 1).float() for tap in config.taps}
-    n = table.tensors["seeds"].shape[1]
-    prompts = table.tensors["prompt"][rows].float().repeat_interleave(n, 0)
-    return maps, torch.full((len(rows) * n,), rung), prompts
-
-
-def predict_table(probe: Probe, table: Table, rung: float, evaluator: Evaluator, batch: int = 64) -> Tensor:
-    """Scores [G, N] of every group at a rung."""
-    n, parts = table.tensors["seeds"].shape[1], []
+def predict_table(
+    probe: Probe, table: Table, rung: float, evaluator: str, formula: Evaluator | None, groups_per_batch: int = 32
+) -> Tensor:
+    """Scores [G, N] by the head of `evaluator` at a rung; `formula` scores predicted features (None: scalar head)."""
+    device, parts = next(probe.parameters()).device, []
     with torch.no_grad():
-        for rows in torch.arange(len(table.prompts)).split(batch):
-            encoded, condition = probe.encode(*inputs_of(table, probe.config, rows, rung))
-            predicted = probe.predict(encoded, condition, evaluator.name)
-            texts = [table.prompts[i] for i in rows.tolist() for _ in range(n)]
-            scalar = probe.config.heads[0].kind == "scalar"
-            parts.append((predicted if scalar else evaluator.score(predicted, texts)).view(-1, n))
+        for rows in torch.arange(len(table)).split(groups_per_batch):
+            batch = batch_of(table, probe.config, rows, rung, device)
+            parts.append(_scores_of(probe, batch, evaluator, formula).cpu())
     return torch.cat(parts)
 
 
-def train(
-    probe: Probe, train_table: Table, val_table: Table, evaluator: Evaluator, settings: TrainingSettings
-) -> Iterator[Epoch]:
-    """Train `probe` in place; yield after every epoch. At each yield it holds the averaged weights."""
-    torch.manual_seed(settings.seed)
-    objective = Objective(probe, train_table, evaluator, settings)
-    optimizer = torch.optim.AdamW(objective.parameters(), lr=settings.rate, weight_decay=settings.weight_decay)
-    batches = -(-len(train_table.prompts) // settings.groups_per_batch)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, settings.rate, total_steps=settings.epochs * batches, pct_start=0.1
-    )
-    average = torch.optim.swa_utils.AveragedModel(
-        probe,
-        avg_fn=lambda mean, new, seen: torch.lerp(mean, new, 1 - min(settings.ema_decay, (1 + seen) / (10 + seen))),
-    )
-    for epoch in range(settings.epochs):
-        done = epoch / max(settings.epochs - 1, 1)
-        temperature, margin = (a + (b - a) * done for a, b in (settings.temperature, settings.margin))
-        probe.train()
-        losses = []
-        for rows in torch.randperm(len(train_table.prompts)).split(settings.groups_per_batch):
-            rung = probe.config.rungs[int(torch.randint(len(probe.config.rungs), ()))]
-            loss = objective(rows, rung, temperature, margin)
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            nn.utils.clip_grad_norm_(objective.parameters(), 1.0)
-            optimizer.step()
-            schedule.step()
-            average.update_parameters(probe)
-            losses.append(loss.item())
-        current = {k: v.clone() for k, v in probe.state_dict().items()}
-        probe.load_state_dict(average.module.state_dict())
-        probe.eval()
-        yield _validate(probe, val_table, evaluator, epoch, sum(losses) / len(losses))
-        if epoch + 1 < settings.epochs:
-            probe.load_state_dict(current)
+def _scores_of(probe: Probe, batch: Batch, evaluator: str, formula: Evaluator | None) -> Tensor:
+    encoded, condition = probe.encode(batch.maps, batch.rung, batch.spread_embeddings)
+    predicted = probe.predict(encoded, condition, evaluator)
+    scores = predicted if formula is None else formula.score(predicted, batch.prompts)
+    return scores.view(batch.groups)
 
 
-class Objective(nn.Module):
-    """The loss of a probe on groups of a table: distillation, Eq. 5 and Eq. 6, each with its weight.
+def formula_of(head: Head, evaluators: Mapping[str, Evaluator]) -> Evaluator | None:
+    return evaluators[head.evaluator] if head.kind == "features" else None
 
-    A module because Eq. 6 brings weights of its own, the projection of the prompt embedding.
+
+class Training:
+    """A probe in training. `epochs()` goes on from wherever it stands; `state` and `restore` put it on the disk.
+
+    rank, world: this process among those that train together; each takes its share of every batch.
     """
 
-    def __init__(self, probe: Probe, table: Table, evaluator: Evaluator, settings: TrainingSettings) -> None:
-        super().__init__()
-        self.probe, self.table, self.evaluator, self.settings = probe, table, evaluator, settings
-        self.head = probe.config.heads[0]
-        self.text_projection = nn.Linear(probe.config.prompt_width, 2 * probe.config.width)
-        self.rewards = table.tensors[f"reward/{evaluator.name}"]  # [G, N]
-        self.spread = float((self.rewards - self.rewards.mean(1, keepdim=True)).std())
+    def __init__(
+        self,
+        probe: Probe,
+        train: Table,
+        val: Table,
+        evaluators: Mapping[str, Evaluator],
+        settings: TrainingSettings,
+        rank: int = 0,
+        world: int = 1,
+    ) -> None:
+        torch.manual_seed(settings.seed)
+        self.probe, self.train, self.val, self.evaluators, self.settings = probe, train, val, evaluators, settings
+        self.rank, self.world = rank, world
+        self.objective = Objective(probe, train, evaluators, settings.weights, settings.bf16)
+        self.objective.to(next(probe.parameters()).device)
+        self.optimizer = torch.optim.AdamW(
+            self.objective.parameters(), settings.rate, weight_decay=settings.weight_decay
+        )
+        self.average = {name: value.detach().clone() for name, value in probe.state_dict().items()}
+        self.best = {name: value.clone() for name, value in self.average.items()}
+        self.best_spearman, self.best_epoch = -math.inf, -1
+        self.epoch = self.step = 0
+        self.batches = -(-len(train) // settings.groups_per_batch)
 
-    def forward(self, rows: Tensor, rung: float, temperature: float, margin: float) -> Tensor:
-        """Loss of groups `rows` [R] at `rung`; `temperature` and `margin` in units of the spread within a prompt."""
-        settings, rewards = self.settings, self.rewards[rows]  # [R, N]
-        groups = tuple(rewards.shape)
-        valid = torch.ones_like(rewards, dtype=torch.bool)
-        with torch.autocast("cpu", torch.bfloat16, enabled=settings.bf16):
-            encoded, condition = self.probe.encode(*inputs_of(self.table, self.probe.config, rows, rung))
-        encoded, condition = encoded.float(), condition.float()
-        predicted = self.probe.predict(encoded, condition, self.evaluator.name)
-        loss = torch.zeros(())
-        if self.head.kind == "features":
-            target = self.table.tensors[f"features/{self.evaluator.name}"][rows].flatten(0, 1).float()
-            loss = loss + settings.distillation_weight * self._distance(predicted, target)
-            prompts = [self.table.prompts[i] for i in rows.tolist() for _ in range(groups[1])]
-            scores = self.evaluator.score(predicted, prompts).view(groups) / self.spread
-        else:
-            scores = predicted.view(groups)
-        if settings.listwise_weight:
-            ranking = listwise(scores, rewards, valid, temperature, margin * self.spread)
-            loss = loss + settings.listwise_weight * ranking
-        if settings.contrast_weight:
-            pooled = torch.cat([encoded.mean((2, 3)), encoded.amax((2, 3))], 1).unflatten(0, groups)  # [R, N, 2W]
-            text = self.text_projection(self.table.tensors["prompt"][rows].float())  # [R, 2W]
-            loss = loss + settings.contrast_weight * info_nce(pooled, text, valid, 0.1)
-        return loss
+    def epochs(self) -> Iterator[Epoch]:
+        """Train; yield after every epoch, while the probe holds the averaged weights. At the end it holds the best."""
+        settings = self.settings
+        while self.epoch < settings.epochs and not self._has_stalled():
+            loss = self._one_epoch()
+            current = {name: value.clone() for name, value in self.probe.state_dict().items()}
+            self.probe.load_state_dict(self.average)
+            self.probe.eval()
+            figures = self._figures()
+            epoch = Epoch(self.epoch, loss, figures, False)
+            if epoch.spearman > self.best_spearman:
+                self.best_spearman, self.best_epoch = epoch.spearman, self.epoch
+                self.best = {name: value.clone() for name, value in self.average.items()}
+                epoch = Epoch(self.epoch, loss, figures, True)
+            self.epoch += 1
+            self.current = current
+            yield epoch
+            self.probe.load_state_dict(current)
+        self.probe.load_state_dict(self.best)
+        self.probe.eval()
 
-    def _distance(self, predicted: Tensor, target: Tensor) -> Tensor:
-        """By the evaluator's own measure, else the mean square in units of each feature's spread."""
-        own = getattr(self.evaluator, "feature_distance", None)
-        if own is not None:
-            mean: Tensor = own(predicted, target).mean()
-            return mean
-        ours, theirs = (self.probe.in_units(f, self.head.evaluator)[None] for f in (predicted, target))
-        return feature_distillation(ours, theirs, torch.ones(ours.shape[:2], dtype=torch.bool))
+    def _has_stalled(self) -> bool:
+        patience = self.settings.patience
+        return patience is not None and self.best_epoch >= 0 and self.epoch - self.best_epoch > patience
+
+    def _one_epoch(self) -> float:
+        settings, rungs = self.settings, self.probe.config.rungs
+        total = settings.epochs * self.batches
+        draw = torch.Generator().manual_seed(settings.seed * 1_000_003 + self.epoch)
+        self.probe.train()
+        losses = []
+        for rows in torch.randperm(len(self.train), generator=draw).split(settings.groups_per_batch):
+            rung = rungs[int(torch.randint(len(rungs), (), generator=draw))]
+            done = self.step / max(total - 1, 1)
+            loss = self.objective(
+                rows,
+                rung,
+                annealed(settings.temperature, done),
+                annealed(settings.margin, done),
+                self._share(len(rows)),
+            )
+            self.optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            self._share_gradients()
+            nn.utils.clip_grad_norm_(self.objective.parameters(), 1.0)
+            for group in self.optimizer.param_groups:
+                group["lr"] = settings.rate * warmup_and_cosine(self.step, total, settings.warmup)
+            self.optimizer.step()
+            self.step += 1
+            decay = min(settings.ema_decay, (1 + self.step) / (10 + self.step))
+            for name, value in self.probe.state_dict().items():
+                self.average[name].lerp_(value.to(self.average[name].dtype), 1 - decay)
+            losses.append(loss.item())
+        return sum(losses) / len(losses)
+
+    def _share(self, rows: int) -> slice:
+        """This process's part of a batch; the last ones take nothing more than is there, but at least one group."""
+        size = -(-rows // self.world)
+        first = min(self.rank * size, rows - 1)
+        return slice(first, min(first + size, rows))
+
+    def _share_gradients(self) -> None:
+        if self.world > 1:
+            for parameter in self.objective.parameters():
+                if parameter.grad is None:
+                    parameter.grad = torch.zeros_like(parameter)
+                torch.distributed.all_reduce(parameter.grad)
+                parameter.grad /= self.world
+
+    def _figures(self) -> dict[tuple[str, float], Figures]:
+        figures = {}
+        for head in self.probe.config.heads:
+            rewards = self.val.tensors[f"reward/{head.evaluator}"].numpy()
+            valid = self.val.valid(head.evaluator).numpy()
+            for rung in self.probe.config.rungs:
+                formula = formula_of(head, self.evaluators)
+                scores = predict_table(self.probe, self.val, rung, head.evaluator, formula).numpy()
+                spearman = within_prompt_spearman(scores, rewards, valid).mean
+                figures[head.evaluator, rung] = Figures(spearman, gain_share(scores, rewards, valid))
+        return figures
+
+    def state(self) -> dict[str, Tensor]:
+        """All that `restore` needs, after an epoch has been yielded."""
+        tensors = {f"average.{k}": v for k, v in self.average.items()}
+        tensors |= {f"best.{k}": v for k, v in self.best.items()}
+        tensors |= {f"probe.{k}": v for k, v in self.current.items()}
+        others = {k: v for k, v in self.objective.state_dict().items() if not k.startswith("probe.")}
+        tensors |= {f"objective.{k}": v for k, v in others.items()}
+        for index, slots in self.optimizer.state_dict()["state"].items():
+            tensors |= {f"optimizer.{index}.{k}": torch.as_tensor(v) for k, v in slots.items()}
+        figures = [self.epoch, self.step, self.best_epoch, self.best_spearman]
+        return tensors | {"progress": torch.tensor(figures, dtype=torch.float64)}
+
+    def restore(self, state: Mapping[str, Tensor]) -> None:
+        """Go on from what `state` gave."""
+
+        def part(prefix: str) -> dict[str, Tensor]:
+            return {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
+
+        self.average, self.best = part("average."), part("best.")
+        self.objective.load_state_dict({f"probe.{k}": v for k, v in part("probe.").items()} | part("objective."))
+        slots: dict[int, dict[str, Tensor]] = {}
+        for key, value in part("optimizer.").items():
+            index, _, name = key.partition(".")
+            slots.setdefault(int(index), {})[name] = value
+        self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": slots})
+        epoch, step, best_epoch, best = state["progress"].tolist()
+        self.epoch, self.step, self.best_epoch, self.best_spearman = int(epoch), int(step), int(best_epoch), best
 
 
-def _validate(probe: Probe, table: Table, evaluator: Evaluator, epoch: int, loss: float) -> Epoch:
-    rewards = table.tensors[f"reward/{evaluator.name}"].numpy()
-    spearman, gain = {}, {}
-    for rung in probe.config.rungs:
-        scores = predict_table(probe, table, rung, evaluator).numpy()
-        spearman[rung] = within_prompt_spearman(scores, rewards).mean
-        gain[rung] = gain_share(scores, rewards)
-    return Epoch(epoch, loss, spearman, gain)
+def warmup_and_cosine(step: int, total: int, warmup: float) -> float:
+    """Factor of the rate: linear from 0 to 1 over the first share `warmup` of the steps, then half a cosine to 0."""
+    first = warmup * total
+    if step < first:
+        return (step + 1) / (first + 1)
+    return 0.5 * (1 + math.cos(math.pi * (step - first) / max(total - first, 1)))
+
+
+def without_activations(table: Table) -> Table:
+    """The same groups with every activation replaced by its prompt's mean: only the prompt is left to read."""
+    return _with_maps(table, lambda maps: maps.float().mean(1, keepdim=True).expand_as(maps).half())
+
+
+def shuffled_activations(table: Table, seed: int = 0) -> Table:
+    """The same groups with every candidate given the activations of another one of its prompt."""
+    shift = 1 + seed % max(table.tensors["valid"].shape[1] - 1, 1)
+    return _with_maps(table, lambda maps: maps.roll(shift, 1))
+
+
+def _with_maps(table: Table, change: Any) -> Table:
+    everything = torch.arange(len(table))
+    maps = {
+        name: change(values[everything] if isinstance(values, Stored) else values)
+        for name, values in table.tensors.items()
+        if name.startswith("map/")
+    }
+    return Table(table.prompts, table.tensors | maps)

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import nn
 
 from probeselect.backbones.loading import Backbone
 from probeselect.backbones.taps import Tap
@@ -168,7 +168,10 @@ class ShardMaker:
             if finished:
                 continue
             for i, (tap, values) in enumerate(stage.maps.items()):
-                tensors[f"map/{tap}/{stage.rung:g}"] = half(self._kept(values, i).unflatten(0, groups).cpu().numpy())
+                basis = orthonormal(min(settings.map_channels, values.shape[1]), values.shape[1], seed=i)
+                tensors[f"projection/{tap}"] = basis.numpy()
+                kept = reduced(project(basis.to(values.device), values), settings.map_side)
+                tensors[f"map/{tap}/{stage.rung:g}"] = half(kept.unflatten(0, groups).cpu().numpy())
             if stage.prompt_embeddings is not None:
                 first = stage.prompt_embeddings.unflatten(0, groups)[:, 0].float()
                 tensors["prompt"] = half(first.cpu().numpy())
@@ -181,12 +184,6 @@ class ShardMaker:
         ]
         notes = {"largest_wave": tally.largest_wave, "wave_halvings": tally.wave_halvings}
         return Content(tensors, rows, images, notes)
-
-    def _kept(self, maps: Tensor, place: int) -> Tensor:
-        """What is stored of a tap [N, C, H, W]: projected, then reduced."""
-        channels = min(self.settings.map_channels, maps.shape[1])
-        basis = orthonormal(channels, maps.shape[1], seed=place).to(maps.device)
-        return reduced(project(basis, maps), self.settings.map_side)
 
     def _row(
         self, prompt: Prompt, index: int, seed: int, status: str, error: str = "", size: tuple[int, int] | None = None
@@ -211,7 +208,9 @@ def joined(parts: Sequence[Content]) -> Content:
     """Groups made apart as one shard. A group that was given up gets zeros where the others have activations."""
     names = {name: values for part in parts for name, values in part.tensors.items()}
     tensors = {
-        name: np.concatenate([part.tensors.get(name, np.zeros_like(like)) for part in parts])
+        name: like
+        if name.startswith("projection/")
+        else np.concatenate([part.tensors.get(name, np.zeros_like(like)) for part in parts])
         for name, like in names.items()
     }
     notes: dict[str, Any] = {

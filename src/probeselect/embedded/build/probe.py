@@ -8,7 +8,7 @@ import json
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -24,15 +24,16 @@ from probeselect.core.metrics import (
     pooled_spearman,
     within_prompt_spearman,
 )
-from probeselect.data.dataset import Table, pin
+from probeselect.data.dataset import Dataset, pin
 from probeselect.data.prompts import Prompt, PromptList
+from probeselect.data.table import Table, in_memory, open_table, whole_groups
 from probeselect.embedded.build.state import quick_arithmetic
 from probeselect.embedded.captions import draw_prompts
 from probeselect.evaluators.scene import SceneCheck
 from probeselect.jobs.collect import collect
 from probeselect.jobs.score import score_shard
 from probeselect.probe.network import Head, Probe
-from probeselect.probe.training import TrainingSettings, new_probe, predict_table, train
+from probeselect.probe.training import Training, TrainingSettings, formula_of, new_probe, predict_table
 from probeselect.sampling.collecting import CollectSettings, ShardMaker, configuration
 from probeselect.sampling.hooks import Forward, around_forward
 
@@ -79,58 +80,38 @@ def quick_denoiser(backbone: Backbone) -> Iterator[None]:
         yield
 
 
-def text_only(table: Table) -> Table:
-    """The same groups with every activation replaced by its prompt's mean: only the prompt is left to read."""
-    tensors = dict(table.tensors)
-    for name, value in table.tensors.items():
-        if name.startswith("map/"):
-            tensors[name] = value.float().mean(1, keepdim=True).expand_as(value).half()
-    return Table(table.prompts, tensors)
+def load_groups(work: Path, split: str) -> tuple[Table, dict[str, Tensor]]:
+    """The whole groups of a split, in memory, and the bases that their maps were projected by."""
+    dataset = Dataset(work / f"groups-{split}")
+    bases = {tap: torch.from_numpy(dataset.projection(tap)) for tap in TAPS}
+    return in_memory(whole_groups(open_table(dataset, [EVALUATOR]), EVALUATOR)), bases
 
 
 def train_probe(
     table: Table,
     val: Table,
+    bases: dict[str, Tensor],
     backbone: Backbone,
     evaluator: SceneCheck,
-    kind: str,
-    taps: tuple[str, ...] = TAPS,
+    kind: Literal["features", "scalar"],
     settings: TrainingSettings | None = None,
     rungs: tuple[float, ...] = RUNGS,
     width: int = 48,
 ) -> tuple[Probe, list[dict[str, Any]]]:
-    """A probe of one kind ("features" or "scalar"), and what it reached on val after every epoch."""
+    """A probe of one kind that reads the taps of `bases`, and what it reached on val after every epoch."""
     settings = settings or TrainingSettings()
     features = table.tensors[f"features/{EVALUATOR}"]
-    head = Head(EVALUATOR, kind, tuple(features.shape[2:]) if kind == "features" else ())  # type: ignore[arg-type]
-    channels = {name: width for name, width in _tap_channels(backbone).items() if name in taps}
+    head = Head(EVALUATOR, kind, tuple(features.shape[2:]) if kind == "features" else ())
     torch.manual_seed(settings.seed)
-    about = {"name": "embedded", **backbone.describe()}
-    probe = new_probe(table, head, about, rungs, [(name, channels[name]) for name in taps], width)
+    probe = new_probe(table, [head], {"name": "embedded", **backbone.describe()}, rungs, bases, width)
     history = []
-    for epoch in train(probe, table, val, evaluator, settings):
-        line = {"kind": kind, "epoch": epoch.epoch, "loss": round(epoch.loss, 4)}
-        line |= {f"spearman@{rung:g}": round(value, 4) for rung, value in epoch.spearman.items()}
-        line |= {f"gain@{rung:g}": round(value, 4) for rung, value in epoch.gain.items()}
+    for epoch in Training(probe, table, val, {EVALUATOR: evaluator}, settings).epochs():
+        line: dict[str, Any] = {"kind": kind, "epoch": epoch.epoch, "loss": round(epoch.loss, 4)}
+        for (_, rung), found in epoch.figures.items():
+            line |= {f"spearman@{rung:g}": round(found.spearman, 4), f"gain@{rung:g}": round(found.gain, 4)}
         print(json.dumps(line), flush=True)
         history.append(line)
     return probe, history
-
-
-def _tap_channels(backbone: Backbone) -> dict[str, int]:
-    """Width of each tap, by one short run."""
-    from probeselect.core.candidates import candidates_of
-    from probeselect.sampling.rollout import rollout
-
-    stages = rollout(
-        backbone,
-        candidates_of("a dog", 1),
-        [0.5],
-        taps=taps_of(backbone),
-        finish=False,
-        num_inference_steps=2,
-    )
-    return {name: values.shape[1] for name, values in next(iter(stages)).maps.items()}
 
 
 def figures(scores: Tensor, rewards: Tensor) -> dict[str, Any]:
@@ -197,4 +178,5 @@ def compare(table: Table, scorers: dict[str, Tensor]) -> dict[str, Any]:
 
 
 def predictions(probe: Probe, table: Table, evaluator: SceneCheck, rung: float) -> Tensor:
-    return predict_table(probe, table, rung, evaluator)
+    formula = formula_of(probe.config.heads[0], {EVALUATOR: evaluator})
+    return predict_table(probe, table, rung, EVALUATOR, formula)

@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from torch import Tensor
 
 from probeselect.backbones.loading import Backbone, load_backbone
-from probeselect.data.dataset import Table
+from probeselect.data.table import Table
 from probeselect.embedded.build.probe import (
     EVALUATOR,
     GUIDANCE,
@@ -18,15 +19,16 @@ from probeselect.embedded.build.probe import (
     TAPS,
     compare,
     lead,
+    load_groups,
     predictions,
-    text_only,
     train_probe,
 )
 from probeselect.embedded.build.state import has_quick_bf16
 from probeselect.evaluators.scene import SceneCheck
 from probeselect.probe.files import load_probe, save_probe
 from probeselect.probe.network import Probe
-from probeselect.probe.training import TrainingSettings, load_table
+from probeselect.probe.objective import Weights
+from probeselect.probe.training import TrainingSettings, without_activations
 
 CHOSEN_AT = 0.2  # the rung that decides
 UP_3 = "up_blocks.2.resnets.1"  # the paper's tap
@@ -44,9 +46,7 @@ class Variant:
 
 BF16 = has_quick_bf16()
 DISTILLED = TrainingSettings(bf16=BF16)
-PAPER = TrainingSettings(  # lambda = 10
-    distillation_weight=0.0, listwise_weight=1.0, contrast_weight=10.0, bf16=BF16
-)
+PAPER = TrainingSettings(weights=Weights(ranking=1.0, contrast=10.0, distillation=0.0), bf16=BF16)  # lambda = 10
 VARIANTS = (
     Variant("distilled, activations + x0", "features", TAPS, DISTILLED),
     Variant("distilled, x0 only", "features", ("x0",), DISTILLED),
@@ -61,12 +61,13 @@ def choose_and_ship(work: Path, out: Path) -> None:
     """Train every variant, choose on val prompts, ship; then measure all of them once on the test prompts."""
     backbone = load_backbone(str(out / "backbone"), dtype="fp32", device="cpu")
     evaluator = SceneCheck(out / "scene-check")
-    train, val = (load_table(work / f"groups-{split}", EVALUATOR) for split in ("train", "val"))
-    trained = {v.name: _trained(work, v, train, val, backbone, evaluator) for v in VARIANTS}
-    blind, _ = _trained(work, BLIND, text_only(train), text_only(val), backbone, evaluator)
+    (train, bases), (val, _) = (load_groups(work, split) for split in ("train", "val"))
+    trained = {v.name: _trained(work, v, train, val, bases, backbone, evaluator) for v in VARIANTS}
+    blind_tables = without_activations(train), without_activations(val)
+    blind, _ = _trained(work, BLIND, *blind_tables, bases, backbone, evaluator)
     study = [{"variant": name, **reached} for name, (_, reached) in trained.items()]
     best = max(study, key=lambda row: row[f"spearman@{CHOSEN_AT:g}"] + row[f"gain@{CHOSEN_AT:g}"])["variant"]
-    test = load_table(work / "groups-test", EVALUATOR)
+    test, _ = load_groups(work, "test")
     probes = {name: probe for name, (probe, _) in trained.items()}
     measured = {f"{rung:g}": _compare_at(test, rung, probes, blind, evaluator) for rung in RUNGS}
     report = {"chosen": best, "prompts": len(train.prompts), "study_on_val": study, "test": measured}
@@ -83,13 +84,20 @@ def choose_and_ship(work: Path, out: Path) -> None:
 
 
 def _trained(
-    work: Path, variant: Variant, train: Table, val: Table, backbone: Backbone, evaluator: SceneCheck
+    work: Path,
+    variant: Variant,
+    train: Table,
+    val: Table,
+    bases: dict[str, Tensor],
+    backbone: Backbone,
+    evaluator: SceneCheck,
 ) -> tuple[Probe, dict[str, Any]]:
     """The probe of a variant as it would ship, and what it reached on val; trained once, then read from `work`."""
     folder = work / "probes" / re.sub(r"\W+", "-", variant.name)
     reached = folder / "reached.json"
     if not reached.exists():
-        probe, history = train_probe(train, val, backbone, evaluator, variant.kind, variant.taps, variant.settings)
+        read = {tap: bases[tap] for tap in variant.taps}
+        probe, history = train_probe(train, val, read, backbone, evaluator, variant.kind, variant.settings)
         save_probe(probe, folder)
         reached.write_text(json.dumps(history[-1]) + "\n")
     return load_probe(folder), json.loads(reached.read_text())
@@ -99,7 +107,7 @@ def _compare_at(
     table: Table, rung: float, probes: dict[str, Probe], blind: Probe, evaluator: SceneCheck
 ) -> dict[str, Any]:
     scorers = {name: predictions(probe, table, evaluator, rung) for name, probe in probes.items()}
-    scorers["text only"] = predictions(blind, text_only(table), evaluator, rung)
+    scorers["text only"] = predictions(blind, without_activations(table), evaluator, rung)
     scorers[f"preview:{EVALUATOR}"] = table.tensors[f"preview/{EVALUATOR}/{rung:g}"]
     n = table.tensors["seeds"].shape
     scorers["random"] = torch.rand(n, generator=torch.Generator().manual_seed(0))

@@ -1,0 +1,259 @@
+"""Trains a probe on a dataset: split by prompt, resumable, with checks for leaks and a card of what came out.
+
+Knows files and figures; the loop is `probe/training.py`. Imports no diffusers.
+"""
+
+import hashlib
+import json
+import os
+import resource
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from safetensors.torch import load, save
+
+from probeselect.core.errors import UsageError
+from probeselect.core.metrics import bootstrap_interval, gain_share, pooled_spearman, regret, within_prompt_spearman
+from probeselect.data.dataset import Dataset
+from probeselect.data.sealed import canonical_json, sha256, sweep, write_file
+from probeselect.data.table import Table, open_table
+from probeselect.evaluators.base import Evaluator
+from probeselect.probe.card import card
+from probeselect.probe.files import save_probe
+from probeselect.probe.network import Head, Probe
+from probeselect.probe.training import (
+    Epoch,
+    Training,
+    TrainingSettings,
+    formula_of,
+    new_probe,
+    predict_table,
+    shuffled_activations,
+    without_activations,
+)
+
+STATE, LOG, PLAN = "state.safetensors", "log.jsonl", "plan.json"
+VAL_GROUPS = 512  # that an epoch is judged by, at most
+LEAK_ERRORS = 3.5  # standard errors from zero at which a blind scorer's figure is a leak
+Split = Literal["train", "val", "test"]
+
+
+@dataclass(frozen=True)
+class TrainJob:
+    """What to train on what. Prompts are split by a hash of their text, so no prompt is in two parts."""
+
+    folder: Path
+    out: Path
+    evaluators: tuple[str, ...]
+    kind: Literal["auto", "features", "scalar"] = "auto"  # auto: features where the dataset has them
+    taps: tuple[str, ...] = ()  # none: all that were collected
+    rungs: tuple[float, ...] = ()  # none: all that were collected
+    width: int = 48
+    val_share: float = 0.1
+    test_share: float = 0.1
+    settings: TrainingSettings = field(default_factory=TrainingSettings)
+    device: str = "cpu"
+
+    def __post_init__(self) -> None:
+        if not self.evaluators:
+            raise UsageError("--evaluators: name at least one that has scored the dataset")
+        if not (0 < self.val_share < 1 and 0 <= self.test_share < 1 and self.val_share + self.test_share < 1):
+            raise UsageError(
+                f"val share {self.val_share:g} and test share {self.test_share:g}: must leave some to train on"
+            )
+
+
+def split_of(prompt: str, val_share: float, test_share: float) -> Split:
+    """Which part a prompt belongs to, by a hash of its words; case and white space do not matter."""
+    words = " ".join(prompt.lower().split())
+    place = int.from_bytes(hashlib.sha256(words.encode("utf-8", "surrogatepass")).digest()[:8], "big") / 2**64
+    return "test" if place < test_share else "val" if place < test_share + val_share else "train"
+
+
+def split_table(table: Table, val_share: float, test_share: float) -> dict[Split, Table]:
+    """The parts of a table. Raises UsageError when there is nothing to train on, or to validate with."""
+    parts = [split_of(prompt, val_share, test_share) for prompt in table.prompts]
+    rows = {
+        name: torch.tensor([i for i, part in enumerate(parts) if part == name]) for name in ("train", "val", "test")
+    }
+    for name in ("train", "val"):
+        if not len(rows[name]):
+            raise UsageError(f"{len(table)} prompts leave none to {name} on; collect more")
+    return {name: table.take(chosen) for name, chosen in rows.items() if len(chosen)}  # type: ignore[misc]
+
+
+class TrainRun:
+    """One run of a job: `epochs()` trains, saving after each; `finish()` writes the probe and returns its report."""
+
+    def __init__(self, job: TrainJob, evaluators: Mapping[str, Evaluator], rank: int = 0, world: int = 1) -> None:
+        """`evaluators`: those whose formula scores predicted features, by name.
+
+        Raises UsageError for a dataset that lacks what the job wants, or a folder with another job's state.
+        """
+        self.job, self.evaluators, self.rank = job, evaluators, rank
+        self.dataset = Dataset(job.folder)
+        self.parts = split_table(open_table(self.dataset, job.evaluators), job.val_share, job.test_share)
+        rungs = job.rungs or self.dataset.rungs
+        taps = job.taps or tuple(self.dataset.config["taps"])
+        projections = {tap: torch.from_numpy(self.dataset.projection(tap)) for tap in taps}
+        heads = [self._head(name) for name in job.evaluators]
+        if missing := [
+            head.evaluator for head in heads if head.kind == "features" and head.evaluator not in evaluators
+        ]:
+            raise UsageError(f"evaluator {missing[0]}: its formula is needed to train on its features")
+        about = {**self.dataset.config, "name": self.dataset.config["model"]}
+        torch.manual_seed(job.settings.seed)
+        probe = new_probe(self.parts["train"], heads, about, rungs, projections, job.width).to(job.device)
+        self.judged_by = self.parts["val"].take(torch.arange(min(VAL_GROUPS, len(self.parts["val"]))))
+        self.training = Training(probe, self.parts["train"], self.judged_by, evaluators, job.settings, rank, world)
+        self.work = job.out / "training"
+        self.history: list[dict[str, Any]] = []
+        self.samples_per_second = 0.0
+        self._resume()
+
+    @property
+    def probe(self) -> Probe:
+        return self.training.probe
+
+    def _head(self, evaluator: str) -> Head:
+        shape = getattr(self.parts["train"].tensors.get(f"features/{evaluator}"), "shape", None)
+        if self.job.kind == "scalar" or (self.job.kind == "auto" and shape is None):
+            return Head(evaluator, "scalar")
+        if shape is None:
+            raise UsageError(f"{self.job.folder}: holds no features of {evaluator}; only a scalar head can be trained")
+        return Head(evaluator, "features", tuple(shape[2:]))
+
+    def _plan(self) -> dict[str, Any]:
+        """All that makes two runs the same; a state of another plan is refused."""
+        job = {k: v for k, v in asdict(self.job).items() if k not in ("folder", "out", "device")}
+        return {
+            "job": job,
+            "weights": self.dataset.config["weights"],
+            "train_prompts": _digest(self.parts["train"].prompts),
+        }
+
+    def _resume(self) -> None:
+        plan = canonical_json(self._plan())
+        state = self.work / STATE
+        if self.rank == 0:
+            sweep(self.work)
+            sweep(self.job.out)
+        if not state.is_file():
+            if self.rank == 0:
+                self.work.mkdir(parents=True, exist_ok=True)
+                write_file(self.work / PLAN, plan)
+            return
+        if (self.work / PLAN).read_bytes() != plan:
+            raise UsageError(f"{self.work}: holds the state of another training; remove it, or choose another --out")
+        self.training.restore(load(state.read_bytes()))
+        self.history = [json.loads(line) for line in (self.work / LOG).read_text().splitlines()]
+        self.history = self.history[: self.training.epoch]
+
+    def epochs(self) -> Iterator[dict[str, Any]]:
+        """Train on from wherever the last run was stopped; yield a line for every epoch, once it is saved."""
+        began = time.monotonic()
+        for epoch in self.training.epochs():
+            samples = len(self.parts["train"]) * self.dataset.n
+            self.samples_per_second = samples / (time.monotonic() - began)
+            self.history.append(_line(epoch))
+            if self.rank == 0:
+                # The log first: a line too many is cut when a run goes on, one that is missing could not be made up.
+                write_file(self.work / LOG, "".join(json.dumps(line) + "\n" for line in self.history).encode())
+                write_file(self.work / STATE, save({k: v.cpu().contiguous() for k, v in self.training.state().items()}))
+            yield self.history[-1]
+            began = time.monotonic()
+
+    def finish(self, command: str) -> dict[str, Any]:
+        """Write the best probe with its card; return the report. The test prompts are looked at here, once."""
+        report: dict[str, Any] = {
+            "epochs": len(self.history),
+            "prompts": {name: len(table) for name, table in self.parts.items()},
+            "figures": {name: self._measured(table) for name, table in self.parts.items() if name != "train"},
+            "leaks": self._leaks(),
+            "samples_per_second": round(self.samples_per_second, 1),
+            "peak_memory_mib": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024),
+        }
+        config = self.probe.config
+        trained = {
+            "split": {"val_share": self.job.val_share, "test_share": self.job.test_share},
+            "train_prompts": _digest(self.parts["train"].prompts),
+            "settings": asdict(self.job.settings),
+        }
+        object.__setattr__(config, "training", trained)
+        save_probe(self.probe, self.job.out, card(config, self.dataset.config, report, command))
+        write_file(self.job.out / "report.json", canonical_json(report))
+        return report
+
+    def _measured(self, table: Table) -> list[dict[str, Any]]:
+        rows = []
+        for head in self.probe.config.heads:
+            for rung in self.probe.config.rungs:
+                rows.append({"evaluator": head.evaluator, "rung": rung, **self._figures(table, head, rung)})
+        return rows
+
+    def _figures(self, table: Table, head: Head, rung: float) -> dict[str, Any]:
+        scores = self._scores(table, head, rung)
+        rewards = table.tensors[f"reward/{head.evaluator}"].numpy()
+        valid = table.valid(head.evaluator).numpy()
+        within = within_prompt_spearman(scores, rewards, valid)
+        return {
+            "spearman": within.mean,
+            "spearman_interval": list(bootstrap_interval(np.mean, within.per_prompt)),
+            "pooled_spearman": pooled_spearman(scores, rewards, valid),
+            "gain_share": gain_share(scores, rewards, valid),
+            "gain_share_interval": list(bootstrap_interval(gain_share, scores, rewards, valid)),
+            "regret": regret(scores, rewards, valid),
+        }
+
+    def _scores(self, table: Table, head: Head, rung: float) -> Any:
+        formula = formula_of(head, self.evaluators)
+        return predict_table(self.probe, table, rung, head.evaluator, formula).numpy()
+
+    def _leaks(self) -> list[dict[str, Any]]:
+        """What the probe says when it is blind, on val: any skill there is a leak, not foresight."""
+        val, found = self.judged_by, []
+        for name, blind in (("text only", without_activations(val)), ("shuffled", shuffled_activations(val))):
+            for head in self.probe.config.heads:
+                rung = self.probe.config.rungs[-1]
+                rewards = val.tensors[f"reward/{head.evaluator}"].numpy()
+                within = within_prompt_spearman(
+                    self._scores(blind, head, rung), rewards, val.valid(head.evaluator).numpy()
+                )
+                found.append({"check": name, "evaluator": head.evaluator, **_verdict(within.per_prompt, val, name)})
+        return found
+
+
+def _verdict(per_prompt: Any, val: Table, check: str) -> dict[str, Any]:
+    """Whether a blind scorer's mean Spearman is zero within error.
+
+    Shuffling by a roll leaves a scorer with skill a little below zero: it is told about another candidate, and a good
+    one elsewhere makes a bad one here more likely; by 1 / (N - 1) at most.
+    """
+    n = val.tensors["valid"].shape[1]
+    mean = float(per_prompt.mean()) if len(per_prompt) else 0.0
+    error = float(per_prompt.std() / max(len(per_prompt), 1) ** 0.5) if len(per_prompt) else 0.0
+    lowest = -1 / (n - 1) if check == "shuffled" and n > 1 else 0.0
+    leak = mean > LEAK_ERRORS * error or mean < lowest - LEAK_ERRORS * error
+    return {"spearman": round(mean, 4), "standard_error": round(error, 4), "leak": bool(leak)}
+
+
+def _digest(prompts: Sequence[str]) -> str:
+    return sha256(canonical_json(list(prompts)))
+
+
+def _line(epoch: Epoch) -> dict[str, Any]:
+    line: dict[str, Any] = {"epoch": epoch.epoch, "loss": round(epoch.loss, 5), "spearman": round(epoch.spearman, 4)}
+    for (name, rung), figures in epoch.figures.items():
+        line[f"{name}@{rung:g}"] = {"spearman": round(figures.spearman, 4), "gain": round(figures.gain, 4)}
+    return line | {"best": epoch.best}
+
+
+def command_line() -> str:
+    """The command that this process was started by, for the card."""
+    return " ".join([os.path.basename(sys.argv[0]), *sys.argv[1:]])

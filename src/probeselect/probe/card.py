@@ -1,0 +1,54 @@
+"""The model card of a trained probe."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from probeselect.probe.network import ProbeConfig
+
+
+def card(config: ProbeConfig, data: Mapping[str, Any], report: Mapping[str, Any], command: str) -> str:
+    """What the probe reads and predicts, its figures, the data (`data` is dataset.json's content), the command."""
+    prompts, taps = report["prompts"], ", ".join(f"`{tap}`" for tap in config.taps)
+    evaluators = ", ".join(f"`{head.evaluator}` ({head.kind})" for head in config.heads)
+    lines = [
+        "---",
+        "license: apache-2.0",
+        "library_name: probeselect",
+        "tags: [probeselect, text-to-image]",
+        "---",
+        f"# A probe for {config.denoiser}",
+        "",
+        f"Predicts {evaluators} of the finished picture from an unfinished one.",
+        "",
+        f"- Reads {taps} at {', '.join(f'{rung:g}' for rung in config.rungs)} of the steps",
+        f"- Backbone: `{data['model']}` ({config.denoiser} {config.architecture}), {data['scheduler']['class']}",
+        f"- {prompts['train']} prompts x {data['n']} candidates to train on, {prompts['val']} to choose the epoch by, "
+        f"{prompts.get('test', 0)} that nothing was chosen by",
+        f"- Made by `{command}` in {report['epochs']} epochs",
+        "",
+    ]
+    for part, rows in report["figures"].items():
+        lines += [
+            f"## On {part} prompts",
+            "",
+            "| evaluator | rung | Spearman within prompts | pooled | share of the gain | regret |",
+            "|---|---|---|---|---|---|",
+            *map(_row, rows),
+            "",
+        ]
+    lines += ["95 % intervals over prompts. The gain is that of the best of N over the mean.", "", "## Leaks", ""]
+    return "\n".join([*lines, *map(leak_line, report["leaks"])]) + "\n"
+
+
+def _row(row: Mapping[str, Any]) -> str:
+    (a, b), (c, d) = row["spearman_interval"], row["gain_share_interval"]
+    return (
+        f"| {row['evaluator']} | {row['rung']:g} | {row['spearman']:.3f} [{a:.3f}, {b:.3f}] "
+        f"| {row['pooled_spearman']:.2f} | {row['gain_share']:.0%} [{c:.0%}, {d:.0%}] | {row['regret']:.3g} |"
+    )
+
+
+def leak_line(leak: Mapping[str, Any]) -> str:
+    """One check in words; loud where something leaks."""
+    found = f"- {leak['check']}, {leak['evaluator']}: {leak['spearman']:+.3f} +- {leak['standard_error']:.3f}"
+    return found + (" **is not zero: something leaks, do not trust the figures**" if leak["leak"] else "")

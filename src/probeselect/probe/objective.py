@@ -1,0 +1,175 @@
+"""What a probe is trained to make small: for every head a ranking loss and distillation, and contrast with the prompt.
+
+Knows one batch of groups; does not know epochs, optimizers or files.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from probeselect.core.errors import UsageError
+from probeselect.core.losses import (
+    feature_distillation,
+    info_nce,
+    listnet,
+    listwise,
+    pairwise_logistic,
+    standardised_regression,
+)
+from probeselect.data.table import Table
+from probeselect.evaluators.base import Evaluator
+from probeselect.probe.network import Head, Probe, ProbeConfig
+
+CONTRAST_TEMPERATURE = 0.1
+RANKINGS = ("listwise", "listwise-batch", "pairwise", "listnet", "regression")
+Ranking = Literal["listwise", "listwise-batch", "pairwise", "listnet", "regression"]
+
+
+@dataclass(frozen=True)
+class Weights:
+    """How much each loss counts, and which one ranks."""
+
+    ranking: float = 0.3
+    contrast: float = 0.02
+    distillation: float = 1.0
+    ranked_by: Ranking = "listwise"
+
+    def __post_init__(self) -> None:
+        if self.ranked_by not in RANKINGS:
+            raise UsageError(f"ranked_by = {self.ranked_by!r}: is not one of {', '.join(RANKINGS)}")
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Groups on the probe's device: R groups of N candidates."""
+
+    maps: dict[str, Tensor]  # tap -> [R * N, P, H, W]
+    rung: Tensor  # [R * N]
+    prompt_embeddings: Tensor | None  # [R, D]
+    prompts: list[str]  # R * N
+    groups: tuple[int, int]  # (R, N)
+
+    @property
+    def spread_embeddings(self) -> Tensor | None:
+        """Prompt embeddings [R * N, D], one for every candidate."""
+        return None if self.prompt_embeddings is None else self.prompt_embeddings.repeat_interleave(self.groups[1], 0)
+
+
+def batch_of(table: Table, config: ProbeConfig, rows: Tensor, rung: float, device: torch.device | str = "cpu") -> Batch:
+    """The groups `rows` of a table at one rung; candidates that are not valid have zeros for activations."""
+    valid = table.tensors["valid"][rows].flatten()
+    maps = {tap: table.tensors[f"map/{tap}/{rung:g}"][rows].flatten(0, 1) for tap in config.taps}
+    maps = {tap: values.masked_fill(~valid[:, None, None, None], 0).float().to(device) for tap, values in maps.items()}
+    n = table.tensors["valid"].shape[1]
+    embeddings = table.tensors["prompt"][rows].float().to(device) if config.prompt_width else None
+    texts = [table.prompts[i] for i in rows.tolist() for _ in range(n)]
+    return Batch(maps, torch.full((len(rows) * n,), rung, device=device), embeddings, texts, (len(rows), n))
+
+
+def within_prompt_spread(rewards: Tensor, valid: Tensor) -> float:
+    """Root mean square of the rewards' distance from their prompt's mean; 1 where they do not differ."""
+    count = valid.sum(1, keepdim=True)
+    kept = rewards.masked_fill(~valid, 0)
+    centred = (kept - kept.sum(1, keepdim=True) / count.clamp(min=1)).masked_fill(~valid, 0)
+    freedom = (count - 1).clamp(min=0).sum().clamp(min=1)
+    return float((centred.square().sum() / freedom).sqrt()) or 1.0
+
+
+class Objective(nn.Module):
+    """The loss of a probe on groups of a table.
+
+    A module because Eq. 6 brings weights of its own, the projection of the prompt embedding.
+    """
+
+    def __init__(
+        self, probe: Probe, table: Table, evaluators: Mapping[str, Evaluator], weights: Weights, bf16: bool = False
+    ) -> None:
+        super().__init__()
+        self.probe, self.table, self.evaluators, self.weights, self.bf16 = probe, table, evaluators, weights, bf16
+        self.valid = {head.evaluator: table.valid(head.evaluator) for head in probe.config.heads}  # [G, N]
+        self.rewards = {name: table.tensors[f"reward/{name}"] for name in self.valid}
+        self.spread = {name: within_prompt_spread(self.rewards[name], mask) for name, mask in self.valid.items()}
+        width = probe.config.prompt_width
+        self.text_projection = nn.Linear(width, 2 * probe.config.width) if width and weights.contrast else None
+
+    def forward(
+        self, rows: Tensor, rung: float, temperature: float, margin: float, part: slice = slice(None)
+    ) -> Tensor:
+        """Loss of groups `rows[part]` at `rung`; the texts of all `rows` are negatives of Eq. 6.
+
+        `temperature` and `margin` are in units of each evaluator's own spread within a prompt.
+        """
+        device = next(self.probe.parameters()).device
+        own = rows[part]
+        batch = batch_of(self.table, self.probe.config, own, rung, device)
+        with torch.autocast(device.type, torch.bfloat16, enabled=self.bf16):
+            encoded, condition = self.probe.encode(batch.maps, batch.rung, batch.spread_embeddings)
+        encoded, condition = encoded.float(), condition.float()
+        losses = [self._head_loss(head, encoded, condition, batch, own, temperature, margin) for head in self._heads()]
+        loss = torch.stack(losses).mean()
+        if self.text_projection is not None:
+            pooled = torch.cat([encoded.mean((2, 3)), encoded.amax((2, 3))], 1).unflatten(0, batch.groups)
+            text = self.text_projection(self.table.tensors["prompt"][rows].float().to(device))  # [R, 2W]
+            valid = self.table.tensors["valid"][own].to(device)
+            first = range(len(rows))[part].start
+            loss = loss + self.weights.contrast * info_nce(pooled, text, valid, CONTRAST_TEMPERATURE, first)
+        return loss
+
+    def _heads(self) -> tuple[Head, ...]:
+        return self.probe.config.heads
+
+    def _head_loss(
+        self,
+        head: Head,
+        encoded: Tensor,
+        condition: Tensor,
+        batch: Batch,
+        rows: Tensor,
+        temperature: float,
+        margin: float,
+    ) -> Tensor:
+        name, device = head.evaluator, encoded.device
+        predicted = self.probe.predict(encoded, condition, name)
+        valid, rewards = self.valid[name][rows].to(device), self.rewards[name][rows].to(device)  # [R, N]
+        loss = torch.zeros((), device=device)
+        if head.kind == "features":
+            if self.weights.distillation:
+                target = self.table.tensors[f"features/{name}"][rows].flatten(0, 1).float().to(device)
+                loss = loss + self.weights.distillation * self._distance(head, predicted, target, valid)
+            scores = self.evaluators[name].score(predicted, batch.prompts).view(batch.groups) / self.spread[name]
+        else:
+            scores = predicted.view(batch.groups)
+        if self.weights.ranking:
+            units = rewards / self.spread[name]
+            loss = loss + self.weights.ranking * rank_by(
+                self.weights.ranked_by, scores, units, valid, temperature, margin
+            )
+        return loss
+
+    def _distance(self, head: Head, predicted: Tensor, target: Tensor, valid: Tensor) -> Tensor:
+        """By the evaluator's own measure, else the mean square in units of each feature's spread; [N] to a mean."""
+        keep = valid.flatten() & target.flatten(1).isfinite().all(1)
+        own = getattr(self.evaluators[head.evaluator], "feature_distance", None)
+        if not keep.any():
+            return predicted.sum() * 0
+        if own is not None:
+            mean: Tensor = own(predicted[keep], target[keep]).mean()
+            return mean
+        ours, theirs = (self.probe.in_units(f[keep], head.evaluator)[None] for f in (predicted, target))
+        return feature_distillation(ours, theirs, torch.ones(ours.shape[:2], dtype=torch.bool, device=ours.device))
+
+
+def rank_by(
+    ranking: Ranking, scores: Tensor, rewards: Tensor, valid: Tensor, temperature: float, margin: float
+) -> Tensor:
+    """The ranking loss of that name; scores and rewards [P, N] in the same units."""
+    if ranking == "pairwise":
+        return pairwise_logistic(scores, rewards, valid, temperature, margin)
+    if ranking == "listnet":
+        return listnet(scores, rewards, valid, temperature)
+    if ranking == "regression":
+        return standardised_regression(scores, rewards, valid)
+    return listwise(scores, rewards, valid, temperature, margin, "batch" if ranking == "listwise-batch" else "prompt")

@@ -1,0 +1,237 @@
+"""`probeselect train`: a dataset becomes a probe; killed it goes on, on two ranks it is the same, leaks are named."""
+
+import json
+import random
+import shutil
+import subprocess
+import sys
+import unittest.mock
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from kill_harness import ended, forked, killed_after
+from PIL import Image
+from safetensors.torch import load_file
+
+from probeselect.cli import main
+from probeselect.core.errors import UsageError
+from probeselect.data.dataset import Dataset, pin
+from probeselect.data.shards import OK, Content, encode_image, image_name, seeds_of, write_shard
+from probeselect.jobs import train as train_job
+from probeselect.jobs.score import score
+from probeselect.jobs.train import TrainJob, TrainRun, split_of
+from probeselect.probe.files import load_probe
+from probeselect.probe.training import TrainingSettings
+
+N, GROUPS, RUNGS = 4, 60, (0.2, 0.4)
+SETTINGS = TrainingSettings(epochs=3, groups_per_batch=8, ema_decay=0.9, rate=5e-3)
+
+
+class Brightness:
+    """Rewards the picture's mean, in [0, 1]; its features are the means of its quarters."""
+
+    name = "brightness"
+
+    def features(self, images):
+        return torch.stack([torch.from_numpy(np.array(i.resize((2, 2)).convert("L"))).flatten() / 255 for i in images])
+
+    def score(self, features, prompts):
+        return features.mean(1)
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory) -> Dataset:
+    """Planted: the first channel of the map is the brightness of the picture, with noise; more so at a later rung."""
+    folder = tmp_path_factory.mktemp("dataset")
+    taps: list[str] = ["tap", "x0"]
+    about: dict[str, object] = {"denoiser": "D", "architecture": "a", "latent_channels": 2, "model": "m"}
+    about |= {"n": N, "rungs": RUNGS, "groups_per_shard": 8, "image_format": "png", "taps": taps, "weights": "w"}
+    data = pin(folder, {**about, "scheduler": {"class": "S"}, "prompts": {"count": GROUPS, "sha256": "0"}})
+    draw = np.random.default_rng(0)
+    for shard in range(data.shard_count):
+        groups = data.groups_of(shard)
+        light = draw.uniform(0, 255, (groups, N)).round()
+        rows, images = [], {}
+        for g in range(groups):
+            prompt = f"prompt {shard * 8 + g}"
+            for i in range(N):
+                name = image_name(prompt, i, "png")
+                images[name] = encode_image(Image.new("L", (4, 4), int(light[g, i])), "png")
+                rows.append({"prompt_id": prompt, "prompt": prompt, "index": i, "image": name, "status": OK})
+        tensors = {"seeds": np.array([seeds_of("", f"{shard}-{g}", N) for g in range(groups)]),
+                   "valid": np.ones((groups, N), dtype=bool),
+                   "prompt": draw.standard_normal((groups, 6)).astype(np.float16)}  # fmt: skip
+        for rung in RUNGS:
+            for tap, channels in (("tap", 5), ("x0", 2)):
+                maps = draw.standard_normal((groups, N, channels, 4, 4))
+                maps[:, :, 0] += (light / 128 - 1)[:, :, None, None] * (4 if tap == "tap" else 0) * rung
+                tensors[f"map/{tap}/{rung:g}"] = maps.astype(np.float16)
+        tensors |= {"projection/tap": np.eye(5, 9, dtype=np.float32), "projection/x0": np.eye(2, dtype=np.float32)}
+        write_shard(data.shard(shard), Content(tensors, rows, images))
+    list(score(data, Brightness()))
+    return Dataset(folder)
+
+
+@pytest.fixture
+def job(dataset, tmp_path) -> TrainJob:
+    return TrainJob(dataset.folder, tmp_path / "probe", ("brightness",), settings=SETTINGS, val_share=0.2)
+
+
+def run(job: TrainJob, rank: int = 0, world: int = 1) -> TrainRun:
+    training = TrainRun(job, {"brightness": Brightness()}, rank, world)
+    list(training.epochs())
+    return training
+
+
+def log_of(out: Path) -> list[dict]:
+    return [json.loads(line) for line in (out / "training" / "log.jsonl").read_text().splitlines()]
+
+
+def test_a_probe_is_trained_and_says_how_good_it_is(job):
+    report = run(job).finish("probeselect train ...")
+    assert set(report["figures"]) == {"val", "test"} and report["epochs"] == 3
+    for rows in report["figures"].values():
+        late = next(row for row in rows if row["rung"] == 0.4)
+        low, high = late["spearman_interval"]
+        assert late["spearman"] > 0.7 and low <= late["spearman"] <= high
+    assert [leak["leak"] for leak in report["leaks"]] == [False, False]
+    probe = load_probe(job.out)
+    assert probe.config.taps == ("tap", "x0") and probe.config.tap_channels == (9, 2)
+    assert probe.config.heads[0].kind == "features" and probe.config.training["split"]["test_share"] == 0.1
+    text = (job.out / "README.md").read_text()
+    assert "probeselect train ..." in text and "| brightness | 0.4 |" in text and "60" not in text.split("##")[0]
+    assert json.loads((job.out / "report.json").read_text()) == report
+
+
+@pytest.mark.parametrize("kind", ["features", "scalar"])
+def test_kinds_taps_and_rungs(job, kind):
+    training = run(replace(job, kind=kind, taps=("tap",), rungs=(0.4,)))
+    config = training.probe.config
+    assert (config.heads[0].kind, config.taps, config.rungs) == (kind, ("tap",), (0.4,))
+    assert training.history[-1]["spearman"] > 0.7
+
+
+def test_no_prompt_is_in_two_parts_and_words_alone_decide():
+    parts = {split_of(f"prompt {i}", 0.2, 0.1) for i in range(50)}
+    assert parts == {"train", "val", "test"}
+    assert all(split_of(f"A  Prompt {i} ", 0.2, 0.1) == split_of(f"a prompt {i}", 0.2, 0.1) for i in range(50))
+    shares = [split_of(f"{i}", 0.2, 0.1) for i in range(5000)]
+    assert shares.count("val") / 5000 == pytest.approx(0.2, abs=0.02)
+    # A prompt that is tested on is so whatever share is validated with.
+    assert all(split_of(f"{i}", 0.5, 0.1) == "test" for i in range(200) if split_of(f"{i}", 0.2, 0.1) == "test")
+
+
+def test_killed_twenty_times_it_ends_with_the_same_weights(job, tmp_path):
+    job = replace(job, settings=replace(SETTINGS, epochs=6))
+
+    def whole(out: Path) -> None:
+        torch.set_num_threads(1)
+        run(replace(job, out=out)).finish("x")
+
+    assert ended(forked(lambda: whole(tmp_path / "reference"))) == 0
+    expected = load_file(tmp_path / "reference" / "model.safetensors")
+    kills, rng = 0, random.Random(0)
+    while kills < 20:
+        shutil.rmtree(tmp_path / "killed", ignore_errors=True)
+        while killed_after(rng.uniform(0.05, 1.5), lambda: whole(tmp_path / "killed")):
+            kills += 1
+        found = load_file(tmp_path / "killed" / "model.safetensors")
+        assert all(torch.equal(value, found[name]) for name, value in expected.items())
+    log = [
+        json.loads(line)["epoch"] for line in (tmp_path / "killed" / "training" / "log.jsonl").read_text().splitlines()
+    ]
+    assert log == list(range(6))
+    assert not list((tmp_path / "killed").rglob("*.partial")) or tree_hash(tmp_path / "killed")
+
+
+def test_a_finished_run_is_not_run_again(job):
+    first = run(job)
+    again = TrainRun(job, {"brightness": Brightness()})
+    assert list(again.epochs()) == [] and again.history == first.history
+    assert all(torch.equal(v, first.probe.state_dict()[k]) for k, v in again.probe.state_dict().items())
+
+
+def test_the_state_of_another_training_is_refused(job):
+    run(job)
+    with pytest.raises(UsageError, match="holds the state of another training"):
+        TrainRun(replace(job, settings=replace(SETTINGS, rate=1e-3)), {"brightness": Brightness()})
+
+
+def test_two_ranks_train_what_one_does(job, tmp_path):
+    """By gloo, each on half of every batch: the same probe, within the error of adding in another order."""
+    job = replace(job, settings=replace(SETTINGS, epochs=2))
+
+    def rank(index: int) -> None:
+        torch.set_num_threads(1)
+        torch.distributed.init_process_group("gloo", f"file://{tmp_path}/meeting", rank=index, world_size=2)
+        training = run(replace(job, out=tmp_path / "two"), index, 2)
+        if index == 0:
+            training.finish("x")
+        torch.distributed.destroy_process_group()
+
+    pids = [forked(lambda i=i: rank(i)) for i in range(2)]
+    assert [ended(pid) for pid in pids] == [0, 0]
+    run(replace(job, out=tmp_path / "one")).finish("x")
+    one, two = (
+        json.loads((tmp_path / name / "training" / "log.jsonl").read_text().splitlines()[-1]) for name in ("one", "two")
+    )
+    assert one["spearman"] == pytest.approx(two["spearman"], abs=0.03)
+    a, b = (load_file(tmp_path / name / "model.safetensors") for name in ("one", "two"))
+    assert all(torch.allclose(a[k].float(), b[k].float(), atol=0.02, rtol=0.05) for k in a)
+
+
+def test_a_leak_is_named(job, monkeypatch):
+    """Planted: a table whose "text only" version still holds the rewards."""
+    training = run(job)
+    monkeypatch.setattr(train_job, "without_activations", lambda table: table)
+    leaks = training._leaks()
+    assert [leak["leak"] for leak in leaks] == [True, False]
+    from probeselect.probe.card import leak_line
+
+    assert "something leaks" in leak_line(leaks[0]) and "leaks" not in leak_line(leaks[1])
+
+
+def test_a_constant_scorer_is_no_leak():
+    table = unittest.mock.Mock(tensors={"valid": torch.ones(3, 4)})
+    assert not train_job._verdict(np.zeros(30), table, "text only")["leak"]
+    assert train_job._verdict(np.full(30, 0.1) + np.linspace(-0.01, 0.01, 30), table, "text only")["leak"]
+    assert not train_job._verdict(np.linspace(-0.5, -0.1, 30), table, "shuffled")["leak"]
+    assert train_job._verdict(np.linspace(0.1, 0.5, 30), table, "shuffled")["leak"]
+
+
+def test_what_the_dataset_lacks_is_named(job):
+    with pytest.raises(UsageError, match="scored by taste"):
+        TrainRun(replace(job, evaluators=("taste",)), {})
+    with pytest.raises(UsageError, match="tap 'other' was not collected; collected were tap, x0"):
+        TrainRun(replace(job, taps=("other",)), {"brightness": Brightness()})
+    with pytest.raises(UsageError, match="its formula is needed"):
+        TrainRun(job, {})
+
+
+@pytest.mark.parametrize("wrong", [{"evaluators": ()}, {"val_share": 0.0}, {"val_share": 0.6, "test_share": 0.4}])
+def test_jobs_that_cannot_be_are_refused(job, wrong):
+    with pytest.raises(UsageError):
+        replace(job, **wrong)
+
+
+def test_the_command_trains_a_scalar_probe_and_says_so(dataset, tmp_path, capsys, monkeypatch):
+    out = tmp_path / "probe"
+    command = ["probeselect", "train", str(dataset.folder), "--out", str(out), "--kind", "scalar", "--epochs", "2",
+               "--device", "cpu", "--val-share", "0.2", "--json"]  # fmt: skip
+    monkeypatch.setattr("sys.argv", command)
+    main()
+    report = json.loads(capsys.readouterr().out)
+    assert report["epochs"] == 2 and load_probe(out).config.default_head == "brightness"
+    assert "probeselect train" in (out / "README.md").read_text()
+    monkeypatch.setattr("sys.argv", [*command[:-1], "--ranking", "best"])
+    with pytest.raises(SystemExit) as stop:
+        main()
+    assert stop.value.code == 2 and "ranked_by = 'best'" in capsys.readouterr().err
+
+
+def test_training_needs_no_diffusers():
+    code = "import sys; import probeselect.jobs.train; assert not {'diffusers', 'transformers'} & set(sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -140,11 +140,8 @@ def test_killed_twenty_times_it_ends_with_the_same_weights(job, tmp_path):
             kills += 1
         found = load_file(tmp_path / "killed" / "model.safetensors")
         assert all(torch.equal(value, found[name]) for name, value in expected.items())
-    log = [
-        json.loads(line)["epoch"] for line in (tmp_path / "killed" / "training" / "log.jsonl").read_text().splitlines()
-    ]
-    assert log == list(range(6))
-    assert not list((tmp_path / "killed").rglob("*.partial")) or tree_hash(tmp_path / "killed")
+    assert [line["epoch"] for line in log_of(tmp_path / "killed")] == list(range(6))
+    assert not list((tmp_path / "killed").rglob("*.partial"))
 
 
 def test_a_finished_run_is_not_run_again(job):
@@ -175,9 +172,7 @@ def test_two_ranks_train_what_one_does(job, tmp_path):
     pids = [forked(lambda i=i: rank(i)) for i in range(2)]
     assert [ended(pid) for pid in pids] == [0, 0]
     run(replace(job, out=tmp_path / "one")).finish("x")
-    one, two = (
-        json.loads((tmp_path / name / "training" / "log.jsonl").read_text().splitlines()[-1]) for name in ("one", "two")
-    )
+    one, two = (log_of(tmp_path / name)[-1] for name in ("one", "two"))
     assert one["spearman"] == pytest.approx(two["spearman"], abs=0.03)
     a, b = (load_file(tmp_path / name / "model.safetensors") for name in ("one", "two"))
     assert all(torch.allclose(a[k].float(), b[k].float(), atol=0.02, rtol=0.05) for k in a)

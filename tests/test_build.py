@@ -74,3 +74,28 @@ def test_a_caption_said_anew_means_the_same_and_stays_in_its_split():
 def test_orthogonalised_singular_values_are_near_one(shape):
     values = torch.linalg.svdvals(orthogonalise(torch.randn(shape, generator=torch.Generator().manual_seed(0))))
     assert values.min() > 0.3 and values.max() < 1.3
+
+
+def test_one_token_of_zeros_stands_for_all_that_the_pipeline_appends():
+    """The MMDiT trains on 25 text tokens and samples with 280: the same function."""
+    from diffusers import AutoencoderTiny
+    from transformers import CLIPTextModel
+
+    from probeselect.embedded import WEIGHTS
+    from probeselect.embedded.build import mmdit
+    from probeselect.embedded.build.text import text_config
+
+    torch.manual_seed(0)
+    module = mmdit.FlowGenerator(CLIPTextModel(text_config()))
+    for parameter in module.transformer.parameters():
+        parameter.data += 0.05 * torch.randn_like(parameter)
+    vae = AutoencoderTiny.from_pretrained(WEIGHTS / "backbone", subfolder="vae")
+    encode = mmdit.assemble(vae, module).encode_prompt
+    noisy, sigma, texts = torch.randn(2, 4, 16, 16), torch.rand(2), ["two red apples", ""]
+    with torch.no_grad():
+        states, _, pooled, _ = encode(texts, None, None, do_classifier_free_guidance=False, device="cpu")
+        stock = module(noisy, sigma, states, pooled)
+        module.transformer.set_attn_processor(mmdit.OneForAllAttention())
+        ours = module(noisy, sigma, *mmdit.encoded(encode, texts))
+    assert states.shape[1] == 24 + mmdit.ZERO_TOKENS
+    assert torch.allclose(stock, ours, atol=1e-4) and stock.std() > 0.1

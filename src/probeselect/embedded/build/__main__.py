@@ -1,8 +1,8 @@
 """Builds everything under `embedded/weights`: python -m probeselect.embedded.build STAGE... --work FOLDER
 
-Stages, in order: autoencoder, text, denoiser, samples (a picture), detector, scene-clip, scene-itm, agreement (of these
-three), collect, probe. Each resumes where it was stopped, is seeded and logs JSON lines to the work folder. Times and
-figures are in `weights/README.md`.
+Stages, in order: autoencoder, text, denoiser, mmdit, samples (a picture), detector, scene-clip, scene-itm, agreement (of
+these three), collect, probe. Each resumes where it was stopped, is seeded and logs JSON lines to the work folder. Times
+and figures are in `weights/README.md`.
 """
 
 import argparse
@@ -14,7 +14,7 @@ from pathlib import Path
 from probeselect.embedded import WEIGHTS
 
 JUDGES = ("scene-clip", "scene-itm")
-STAGES = ("autoencoder", "text", "denoiser", "samples", "detector", *JUDGES, "agreement", "collect", "probe")
+STAGES = ("autoencoder", "text", "denoiser", "mmdit", "samples", "detector", *JUDGES, "agreement", "collect", "probe")
 
 
 def main() -> None:
@@ -25,6 +25,7 @@ def main() -> None:
     parser.add_argument("--autoencoder-steps", type=int, default=1500)
     parser.add_argument("--text-steps", type=int, default=400)
     parser.add_argument("--denoiser-steps", type=int, default=1900)
+    parser.add_argument("--mmdit-steps", type=int, default=3000)
     parser.add_argument(
         "--from-shipped", action="store_true", help="train denoiser and judges on from what is in --out"
     )
@@ -75,6 +76,18 @@ def build_denoiser(options: argparse.Namespace) -> None:
         start=shipped if options.from_shipped else None,
     )
     denoiser.save(denoiser.assemble(vae, generator), shipped)
+
+
+def build_mmdit(options: argparse.Namespace) -> None:
+    import torch
+    from diffusers import AutoencoderTiny
+
+    from probeselect.embedded.build import denoiser, mmdit, text
+
+    vae = AutoencoderTiny.from_pretrained(options.out / "backbone", subfolder="vae", dtype=torch.float32)
+    encoder = text.train(options.work, options.text_steps)
+    generator = mmdit.train(options.work, vae.requires_grad_(False), encoder, options.mmdit_steps, options.images)
+    denoiser.save(mmdit.assemble(vae, generator), options.out / "mmdit")
 
 
 def build_samples(options: argparse.Namespace) -> None:
@@ -131,6 +144,7 @@ BUILDERS: dict[str, Callable[[argparse.Namespace], None]] = {
     "autoencoder": build_autoencoder,
     "text": build_text,
     "denoiser": build_denoiser,
+    "mmdit": build_mmdit,
     "samples": build_samples,
     "detector": build_detector,
     **{name: partial(build_judge, name) for name in JUDGES},

@@ -8,7 +8,7 @@ import random
 from pathlib import Path
 
 import torch
-from diffusers import AutoencoderTiny, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from diffusers import AutoencoderTiny, DDIMScheduler, DiffusionPipeline, StableDiffusionPipeline, UNet2DConditionModel
 from diffusers.models.attention_processor import AttnProcessor
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -149,7 +149,7 @@ def assemble(autoencoder: AutoencoderTiny, generator: Generator) -> StableDiffus
     )
 
 
-def save(pipe: StableDiffusionPipeline, folder: Path) -> None:
+def save(pipe: DiffusionPipeline, folder: Path) -> None:
     """Write the pipeline in fp16; where its parts were loaded from is nobody's business."""
     pipe.to(dtype=torch.float16).save_pretrained(folder)
     for path in folder.glob("*/config.json"):

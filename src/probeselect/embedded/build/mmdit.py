@@ -1,0 +1,156 @@
+"""Stage 3b: the other kind of denoiser: an MMDiT as in Stable Diffusion 3, trained by flow matching, with its encoders.
+
+The same scenes, autoencoder and latents as the U-Net's. Prompts go through the stock pipeline's own `encode_prompt`, so
+training sees what sampling will. Without a T5 that pipeline appends 256 tokens of zeros to every prompt. They are all
+alike and stay alike, so in training one stands for all, its weight in the softmax times 256: the same function at a
+third of the work.
+"""
+
+import math
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import (
+    AutoencoderTiny,
+    FlowMatchEulerDiscreteScheduler,
+    SD3Transformer2DModel,
+    StableDiffusion3Pipeline,
+)
+from torch import Tensor, nn
+from transformers import CLIPTextModel, CLIPTextModelWithProjection
+
+from probeselect.embedded.build.denoiser import (
+    CAPTION_DROPOUT,
+    LATENT_SIZE,
+    OBJECT_WEIGHT,
+    another_caption,
+    make_latents,
+)
+from probeselect.embedded.build.optim import MuonAdamW, split_parameters
+from probeselect.embedded.build.state import Log, TrainingState, quick_arithmetic, rate_at, steps_of
+from probeselect.embedded.build.text import WIDTH, new_tokenizer, text_config
+
+HEADS, HEAD_WIDTH, BLOCKS = 3, 64, 10
+ZERO_TOKENS = 256  # the pipeline's default `max_sequence_length`
+
+
+class OneForAllAttention:
+    """Joint attention of image and text in which the last text token stands for ZERO_TOKENS of its kind."""
+
+    def __call__(
+        self, attn: Any, hidden_states: Tensor, encoder_hidden_states: Tensor, **_: Any
+    ) -> tuple[Tensor, Tensor]:
+        """Image tokens [N, I, D] and text tokens [N, T, D] to the same."""
+        image, text = hidden_states, encoder_hidden_states
+        sides = (
+            (image, attn.to_q, attn.to_k, attn.to_v, attn.norm_q, attn.norm_k),
+            (text, attn.add_q_proj, attn.add_k_proj, attn.add_v_proj, attn.norm_added_q, attn.norm_added_k),
+        )
+        q, k, v = (
+            torch.cat(parts, 2) for parts in zip(*(self._projected(attn.heads, *side) for side in sides), strict=True)
+        )  # [N, heads, I + T, width]
+        scores = q @ k.transpose(2, 3) / math.sqrt(q.shape[-1])
+        bias = torch.zeros(k.shape[2])
+        bias[-1] = math.log(ZERO_TOKENS)
+        out = ((scores.float() + bias).softmax(-1).to(v.dtype) @ v).transpose(1, 2).flatten(2)
+        image_out, text_out = out.split([image.shape[1], text.shape[1]], 1)
+        return attn.to_out[0](image_out), text_out if attn.context_pre_only else attn.to_add_out(text_out)
+
+    @staticmethod
+    def _projected(heads: int, x: Tensor, to_q: Any, to_k: Any, to_v: Any, norm_q: Any, norm_k: Any) -> list[Tensor]:
+        q, k, v = (linear(x).unflatten(2, (heads, -1)).transpose(1, 2) for linear in (to_q, to_k, to_v))
+        return [norm_q(q), norm_k(k), v]
+
+
+class FlowGenerator(nn.Module):
+    """What trains together: the transformer and the two text encoders that Stable Diffusion 3's pipeline wants."""
+
+    def __init__(self, text_encoder: CLIPTextModel) -> None:
+        super().__init__()
+        self.transformer = SD3Transformer2DModel(
+            sample_size=LATENT_SIZE,
+            patch_size=2,
+            in_channels=4,
+            out_channels=4,
+            num_layers=BLOCKS,
+            attention_head_dim=HEAD_WIDTH,
+            num_attention_heads=HEADS,
+            joint_attention_dim=2 * WIDTH,
+            caption_projection_dim=HEADS * HEAD_WIDTH,
+            pooled_projection_dim=2 * WIDTH,
+            pos_embed_max_size=LATENT_SIZE // 2,
+            qk_norm="rms_norm",
+        )
+        for name, module in self.transformer.named_modules():
+            if isinstance(module, nn.Linear) and (".norm" in name or name == "proj_out"):
+                nn.init.zeros_(module.weight)  # every block begins as the identity (Peebles & Xie, 2023)
+                nn.init.zeros_(module.bias)
+        self.text_encoder, self.text_encoder_2 = (CLIPTextModelWithProjection(text_config()) for _ in range(2))
+        for encoder in (self.text_encoder, self.text_encoder_2):
+            encoder.text_model.load_state_dict(text_encoder.state_dict())
+
+    def forward(self, noisy: Tensor, sigma: Tensor, states: Tensor, pooled: Tensor) -> Tensor:
+        """Predicted velocity [N, 4, 16, 16] of noisy latents at noise levels sigma [N] in (0, 1)."""
+        out: Tensor = self.transformer(noisy, states, pooled, 1000 * sigma).sample
+        return out
+
+
+def assemble(autoencoder: AutoencoderTiny, generator: FlowGenerator) -> StableDiffusion3Pipeline:
+    """The stock pipeline made of the trained parts, without a T5."""
+    return StableDiffusion3Pipeline(
+        transformer=generator.transformer,
+        scheduler=FlowMatchEulerDiscreteScheduler(),
+        vae=autoencoder,
+        text_encoder=generator.text_encoder,
+        tokenizer=new_tokenizer(),
+        text_encoder_2=generator.text_encoder_2,
+        tokenizer_2=new_tokenizer(),
+        text_encoder_3=None,
+        tokenizer_3=None,
+    )
+
+
+def train(
+    work: Path,
+    autoencoder: AutoencoderTiny,
+    text_encoder: CLIPTextModel,
+    steps: int,
+    images: int,
+    batch: int = 128,
+) -> FlowGenerator:
+    """Train for `steps` in all, resuming."""
+    latents, masks, captions = make_latents(work, autoencoder, images)
+    torch.manual_seed(4)
+    module = FlowGenerator(text_encoder)
+    usual = module.transformer.attn_processors
+    module.transformer.set_attn_processor(OneForAllAttention())
+    encode = assemble(autoencoder, module).encode_prompt
+    outside = ("text_encoder", "transformer.pos_embed", "transformer.proj_out")
+    state = TrainingState(work / "mmdit.safetensors", module, MuonAdamW(*split_parameters(module, outside)))
+    log = Log(work / "mmdit.jsonl", steps)
+    module.train()
+    for step, rng in steps_of(state, steps, "mmdit", save_every=100):
+        rows = [rng.randrange(len(captions)) for _ in range(batch)]
+        texts = ["" if rng.random() < CAPTION_DROPOUT else another_caption(captions[i], rng) for i in rows]
+        clean = latents[rows].float()  # [B, 4, 16, 16]
+        noise = torch.randn_like(clean)
+        sigma = (torch.arange(batch) + torch.rand(batch)) / batch  # stratified over (0, 1)
+        noisy = torch.lerp(clean, noise, sigma[:, None, None, None])
+        with quick_arithmetic():
+            predicted = module(noisy, sigma, *encoded(encode, texts))
+        weight = 1 + (OBJECT_WEIGHT - 1) * masks[rows].float()[:, None]  # [B, 1, 16, 16]
+        loss = (weight * (predicted.float() - (noise - clean)) ** 2).mean()
+        state.update(loss, rate_at(step, steps, peak=2e-3))
+        log.add(state.step, batch, loss=loss.item())
+    state.use_ema()
+    module.transformer.set_attn_processor(usual)
+    return module
+
+
+def encoded(encode: Any, texts: list[str]) -> tuple[Tensor, Tensor]:
+    """What a pipeline's `encode` makes of texts, with one token of zeros: states [N, T + 1, D] and pooled [N, D]."""
+    states, _, pooled, _ = encode(
+        texts, None, None, do_classifier_free_guidance=False, device="cpu", max_sequence_length=1
+    )
+    return states, pooled

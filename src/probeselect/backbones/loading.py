@@ -78,7 +78,7 @@ def load_backbone(
         model, name = model.pipe, model.name
     elif isinstance(model, str | os.PathLike):
         name = os.fspath(model)
-        device = torch.device(device or _default_device())
+        device = torch.device(device or default_device())
         default = torch.float32 if name == "embedded" or device.type == "cpu" else torch.bfloat16
         model, wanted = _from_pretrained(name, wanted or default, revision), None
     elif isinstance(model, DiffusionPipeline):
@@ -113,7 +113,8 @@ def commit_of(name: str, revision: str | None = None) -> str:
     return Path(path).parent.name if isinstance(path, str) else revision or ""
 
 
-def _default_device() -> str:
+def default_device() -> str:
+    """The best kind of device that this machine has."""
     if torch.cuda.is_available():
         return "cuda"
     return "mps" if torch.backends.mps.is_available() else "cpu"

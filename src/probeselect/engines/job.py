@@ -7,7 +7,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from probeselect.backbones.loading import EMBEDDED, commit_of, load_backbone
+from probeselect.backbones.loading import EMBEDDED, commit_of, default_device, load_backbone
 from probeselect.backbones.taps import X0, Tap
 from probeselect.backbones.truncation import truncations
 from probeselect.core.errors import UsageError
@@ -86,7 +86,7 @@ class Worker:
     @cached_property
     def evaluators(self) -> list[Any]:
         """Raises UsageError for a prompt that one of them cannot judge."""
-        judges = load_judges(self.job.evaluators, self.job.device)
+        judges = load_judges(self.job.evaluators, str(self.maker.backbone.pipe.device))
         for judge in judges:
             check_prompts(judge, [prompt.text for prompt in self.job.prompts.prompts])
         return judges
@@ -110,7 +110,8 @@ class Worker:
 
 
 def load_judges(evaluators: Sequence[tuple[str, str | None]], device: str | None) -> list[Any]:
-    return [load_evaluator(name, weights, device=device) for name, weights in evaluators]
+    """Evaluators by (name, weights), on a device; None means the best there is."""
+    return [load_evaluator(name, weights, device=device or default_device()) for name, weights in evaluators]
 
 
 def default_taps(model: str) -> tuple[str, ...]:

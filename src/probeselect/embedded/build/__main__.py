@@ -1,8 +1,8 @@
 """Builds everything under `embedded/weights`: python -m probeselect.embedded.build STAGE... --work FOLDER
 
-Stages, in order: autoencoder, text, denoiser, mmdit, samples (a picture), detector, scene-clip, scene-itm, agreement (of
-these three), collect, probe. Each resumes where it was stopped, is seeded and logs JSON lines to the work folder. Times
-and figures are in `weights/README.md`.
+Stages, in order: autoencoder, text, denoiser, mmdit, samples (a picture), detector, scene-clip, scene-itm, agreement
+(of these three), collect, probe. Each resumes where it was stopped, is seeded and logs JSON lines to the work folder.
+Times and figures are in `weights/README.md`.
 """
 
 import argparse

@@ -96,6 +96,7 @@ BAD_USE = {
     "rungs are words": (["--rungs", "early"], "early"),
     "no rungs": (["--rungs", ""], "rungs"),
     "one step": (["--steps", "1"], "--steps 1"),
+    "rungs on one step": (["--rungs", "0.1,0.2", "--steps", "4"], "both fall on step 1 of 4"),
     "unknown policy": (["--policy", "best"], "best"),
     "unknown evaluator": (["--evaluate", "taste"], "taste"),
     "negative seed": (["--seed", "-1"], "seed -1"),
@@ -248,6 +249,7 @@ BAD_COLLECTIONS = {
     "an evaluator without a name": (["--evaluators", "http://localhost:1/score"], "write NAME=http"),
     "unknown format": (["--image-format", "gif"], "gif"),
     "one step": (["--steps", "1"], "--steps 1"),
+    "rungs on one step": (["--rungs", "0.1,0.2", "--steps", "4"], "both fall on step 1 of 4"),
     "out is a file": (["--out", __file__], "--out"),
 }
 

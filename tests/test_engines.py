@@ -89,7 +89,7 @@ def ray_directory() -> Iterator[None]:
 def test_ray_with_a_killed_worker_gives_the_same_bytes(job, expected, tmp_path, ray_directory):
     shared = replace(job, folder=tmp_path / "dataset")
     killers = [kill_whoever_holds(shared.folder, name) for name in ("shard-00001", "scene-clip.shard-00003")]
-    settings = RaySettings(generators=2, scorers=1, generator_cpus=0.5, scorer_cpus=0.5)
+    settings = RaySettings(generators=2, scorers=1)  # more than a machine of two cores has
     assert sorted(p.shard for p in run_on_ray(shared, settings)) == list(range(6))
     for killer in killers:
         killer.join()
@@ -99,7 +99,7 @@ def test_ray_with_a_killed_worker_gives_the_same_bytes(job, expected, tmp_path, 
 def test_ray_says_what_an_actor_raised(job, tmp_path, ray_directory):
     broken = replace(job, folder=tmp_path / "dataset", taps=("no.such.module",))
     with pytest.raises(ProbeSelectError, match=r"no\.such\.module"):
-        list(run_on_ray(broken, RaySettings(generator_cpus=0.5)))
+        list(run_on_ray(broken, RaySettings()))
 
 
 def test_ray_needs_actors():

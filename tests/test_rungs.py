@@ -6,7 +6,7 @@ from fractions import Fraction
 import pytest
 
 from probeselect.core.errors import UsageError
-from probeselect.core.rungs import completed_steps, rung_after, validate_rungs
+from probeselect.core.rungs import check_apart, completed_steps, rung_after, validate_rungs
 
 
 @pytest.mark.parametrize(
@@ -69,3 +69,10 @@ def test_validate_rungs_refuses(rungs: list[float]) -> None:
 def test_completed_steps_refuses_what_is_no_rung(rung: float) -> None:
     with pytest.raises(UsageError, match="rungs = "):
         completed_steps(rung, 20)
+
+
+@pytest.mark.parametrize(("rungs", "total"), [((0.1, 0.2), 4), ((0.2, 0.21), 20), ((0.1, 0.5, 0.52), 10)])
+def test_rungs_on_one_step_are_refused(rungs, total):
+    with pytest.raises(UsageError, match=f"of {total}; put them further apart"):
+        check_apart(rungs, total)
+    check_apart(rungs, 1000)

@@ -11,6 +11,7 @@ import typer
 
 from probeselect.commands.options import Json, Model, fractions, pipeline_arguments
 from probeselect.core.errors import UsageError
+from probeselect.core.rungs import check_apart, validate_rungs
 
 if TYPE_CHECKING:
     from probeselect.engines.job import CollectJob
@@ -68,6 +69,7 @@ def collect(
     from probeselect.jobs.collect import parse_part
     from probeselect.sampling.collecting import CollectSettings
 
+    check_apart(validate_rungs(fractions(rungs)), steps)
     settings = CollectSettings(
         run=run, n=n, rungs=fractions(rungs), map_channels=map_channels, map_side=map_side, previews=previews,
         image_format=image_format, groups_per_shard=groups_per_shard, batch_size=batch_size,

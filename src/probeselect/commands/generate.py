@@ -17,6 +17,7 @@ from probeselect.commands.options import (
     rows_bar,
 )
 from probeselect.core.candidates import candidates_of
+from probeselect.core.rungs import check_apart
 
 
 def generate(
@@ -46,10 +47,11 @@ def generate(
     """Generate n candidates of each prompt, stop the weak ones early, finish the best k."""
     from probeselect.sampling.select import SelectiveSampler, check_schedule
 
+    arguments = pipeline_arguments(model, steps, guidance, height, width, negative_prompt)
     n, k, rung_values, decide = check_schedule(n, k, fractions(rungs), policy)
     candidates_of(prompts, n, seed=seed)
+    check_apart(rung_values, steps)
     evaluators = evaluators_named(evaluate)
-    arguments = pipeline_arguments(model, steps, guidance, height, width, negative_prompt)
     check_folder(out)
 
     from probeselect.backbones.loading import load_backbone

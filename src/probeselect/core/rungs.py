@@ -46,6 +46,14 @@ def validate_rungs(rungs: Sequence[float]) -> tuple[float, ...]:
     return values
 
 
+def check_apart(rungs: Sequence[float], total_steps: int) -> None:
+    """Raises UsageError when two rungs fall on the same step of so many."""
+    steps = [completed_steps(rung, total_steps) for rung in rungs]
+    for (a, b), (first, second) in zip(pairwise(rungs), pairwise(steps), strict=True):
+        if first == second:
+            raise UsageError(f"rungs = {a:g},{b:g}: both fall on step {first} of {total_steps}; put them further apart")
+
+
 def _check_total(total_steps: int) -> None:
     if total_steps < 2:
         raise UsageError(f"total steps = {total_steps}: a rung needs a run of at least 2 steps")

@@ -5,6 +5,9 @@ The driver deals out shards, one at a time to every actor that is free. Generato
 actors with it stops the run, by name.
 """
 
+import logging
+import math
+import os
 import time
 from collections import Counter, deque
 from collections.abc import Iterator
@@ -37,6 +40,10 @@ class RaySettings:
     def __post_init__(self) -> None:
         if self.generators < 1 or self.scorers < 1:
             raise UsageError(f"ray: {self.generators} generators and {self.scorers} scorers; at least 1 of each")
+
+    def cpus(self, scoring: bool) -> float:
+        """What all actors ask for together."""
+        return self.generators * self.generator_cpus + self.scorers * self.scorer_cpus * scoring
 
 
 class Generator:
@@ -74,7 +81,16 @@ def run_on_ray(job: CollectJob, settings: RaySettings) -> Iterator[Progress]:
         raise ProbeSelectError("--engine ray needs ray: pip install 'probeselect[ray]'") from error
 
     job = replace(job, folder=job.folder.resolve())
-    ray.init(address=settings.address, include_dashboard=False, log_to_driver=False, ignore_reinit_error=True)
+    logging.getLogger("ray").setLevel(logging.ERROR)
+    # On this machine every actor is to start, whatever the cores: an actor that waits for one would wait for ever.
+    cpus = None if settings.address else max(os.cpu_count() or 1, math.ceil(settings.cpus(bool(job.evaluators))))
+    ray.init(
+        address=settings.address,
+        num_cpus=cpus,
+        include_dashboard=False,
+        log_to_driver=False,
+        logging_level=logging.ERROR,
+    )
     try:
         yield from _Driver(ray, job, settings).run()
     except ray.exceptions.RayTaskError as error:

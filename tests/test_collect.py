@@ -384,6 +384,7 @@ def test_kills_on_a_real_pipeline_change_nothing(backbone, tmp_path):
     texts = ["a dog", "two apples", "a panda on blue"]
 
     def task(folder: Path) -> None:
+        torch.set_num_threads(1)  # a fork has none of its parent's threads
         collected(maker, texts, folder, [Redness()])
 
     assert ended(forked(lambda: task(tmp_path / "reference"))) == 0

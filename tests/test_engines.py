@@ -108,10 +108,11 @@ def test_ray_needs_actors():
 
 
 def test_ranks_of_accelerate_share_the_work(job, expected, tmp_path):
+    """What `accelerate launch` does for GPUs, torchrun does for CPUs."""
     prompts = tmp_path / "prompts.txt"
     prompts.write_text("\n".join(TEXTS))
     command = [
-        sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2", "-m", "probeselect",
+        sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "-m", "probeselect",
         "collect", "--prompts", str(prompts), "--out", str(tmp_path / "dataset"), "--engine", "accelerate",
         "-n", "2", "--rungs", "0.4", "--groups-per-shard", "1", "--steps", "3",
         "--evaluators", "scene-check,scene-clip",

@@ -227,6 +227,19 @@ def test_the_command_trains_a_scalar_probe_and_says_so(dataset, tmp_path, capsys
     assert stop.value.code == 2 and "ranked_by = 'best'" in capsys.readouterr().err
 
 
+def test_two_launched_processes_train_together(dataset, tmp_path):
+    """What `accelerate launch` does for GPUs, torchrun does for CPUs."""
+    common = ["-m", "probeselect", "train", str(dataset.folder), "--kind", "scalar", "--epochs", "2", "--device", "cpu"]
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2"]
+    for name, launch in (("one", [sys.executable]), ("two", torchrun)):
+        command = [*launch, *common, "--val-share", "0.2", "--out", str(tmp_path / name)]
+        done = subprocess.run(command, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.count("is the probe") == 1
+    one, two = (log_of(tmp_path / name)[-1] for name in ("one", "two"))
+    assert one["spearman"] == pytest.approx(two["spearman"], abs=0.03) and one["loss"] != two["loss"]  # of half a batch
+
+
 def test_training_needs_no_diffusers():
     code = "import sys; import probeselect.jobs.train; assert not {'diffusers', 'transformers'} & set(sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -44,6 +44,7 @@ def train(
     if kind not in KINDS:
         raise UsageError(f"--kind {kind!r}: is not one of {', '.join(KINDS)}")
 
+    import torch
     from accelerate import PartialState
 
     from probeselect.data.dataset import Dataset
@@ -60,7 +61,7 @@ def train(
     )  # fmt: skip
     dataset = Dataset(folder)
     named = dict(parse_evaluators(evaluators)) or dict.fromkeys(dataset.evaluators)
-    processes = PartialState(cpu=True if device == "cpu" else None)
+    processes = PartialState(cpu=device == "cpu" or not torch.cuda.is_available())  # it would not see ranks on CPUs
     job = TrainJob(
         folder, out, tuple(named), kind, _names(taps), fractions(rungs) if rungs else (), width,  # type: ignore[arg-type]
         val_share, test_share, settings, device or str(processes.device),

@@ -7,11 +7,12 @@ again and again is given up, with rows that say why, so that one prompt does not
 import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from functools import cache
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import nn
+from torch import Tensor, nn
 
 from probeselect.backbones.loading import Backbone
 from probeselect.backbones.taps import Tap
@@ -168,7 +169,7 @@ class ShardMaker:
             if finished:
                 continue
             for i, (tap, values) in enumerate(stage.maps.items()):
-                basis = orthonormal(min(settings.map_channels, values.shape[1]), values.shape[1], seed=i)
+                basis = _basis(min(settings.map_channels, values.shape[1]), values.shape[1], seed=i)
                 tensors[f"projection/{tap}"] = basis.numpy()
                 kept = reduced(project(basis.to(values.device), values), settings.map_side)
                 tensors[f"map/{tap}/{stage.rung:g}"] = half(kept.unflatten(0, groups).cpu().numpy())
@@ -202,6 +203,12 @@ class ShardMaker:
             "image": image_name(prompt.id, index, self.settings.image_format) if size else "",
             "status": status, "error": error,
         }  # fmt: skip
+
+
+@cache
+def _basis(rows: int, columns: int, seed: int) -> Tensor:
+    """`orthonormal`, made once: for thousands of channels it takes a second."""
+    return orthonormal(rows, columns, seed)
 
 
 def joined(parts: Sequence[Content]) -> Content:

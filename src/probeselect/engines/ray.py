@@ -17,6 +17,7 @@ from typing import Any
 from probeselect.core.errors import ProbeSelectError, UsageError
 from probeselect.data.dataset import Dataset, pin
 from probeselect.engines.job import CollectJob, Worker, load_judges
+from probeselect.evaluators.base import check_prompts
 from probeselect.jobs.collect import Progress
 from probeselect.jobs.score import score_shard
 
@@ -65,6 +66,12 @@ class Scorer:
     def __init__(self, job: CollectJob) -> None:
         self.dataset = Dataset(job.folder)
         self.judges = load_judges(job.evaluators, job.device)
+        self.prompts = [prompt.text for prompt in job.prompts.prompts]
+
+    def check(self) -> None:
+        """Raises UsageError for a prompt that an evaluator cannot judge."""
+        for judge in self.judges:
+            check_prompts(judge, self.prompts)
 
     def score(self, index: int) -> bool:
         return all([score_shard(self.dataset, judge, index) for judge in self.judges])
@@ -116,6 +123,7 @@ class _Driver:
         # One of them pins the configuration before anybody else begins.
         self.dataset = pin(job.folder, ray.get(self.generators[0].config.remote()))
         self.scorers = [scorer.remote(job) for _ in range(settings.scorers)] if job.evaluators else []
+        ray.get([scorer.check.remote() for scorer in self.scorers[:1]])  # before anything is made
         self.to_make = deque(range(job.part[0], self.dataset.shard_count, job.part[1]))
         self.to_score: deque[Progress] = deque()
         self.deaths: Counter[int] = Counter()

@@ -94,6 +94,18 @@ def another_caption(text: str, rng: random.Random) -> str:
     return again if split_of(again) == "train" else text
 
 
+def draw_batch(captions: list[str], batch: int, rng: random.Random) -> tuple[list[int], list[str]]:
+    """Which renders, and what is said of them: the caption anew, or nothing, which guidance needs."""
+    rows = [rng.randrange(len(captions)) for _ in range(batch)]
+    return rows, ["" if rng.random() < CAPTION_DROPOUT else another_caption(captions[i], rng) for i in rows]
+
+
+def weighted_error(predicted: Tensor, target: Tensor, masks: Tensor) -> Tensor:
+    """Mean squared error of [B, 4, 16, 16], objects' cells (masks [B, 16, 16]) weighed by OBJECT_WEIGHT."""
+    weight = 1 + (OBJECT_WEIGHT - 1) * masks.float()[:, None]  # [B, 1, 16, 16]
+    return (weight * (predicted.float() - target) ** 2).mean()
+
+
 def train(
     work: Path,
     autoencoder: AutoencoderTiny,
@@ -117,8 +129,7 @@ def train(
     log = Log(work / "denoiser.jsonl", steps)
     module.train()
     for step, rng in steps_of(state, steps, "denoiser", save_every=100):
-        rows = [rng.randrange(len(captions)) for _ in range(batch)]
-        texts = ["" if rng.random() < CAPTION_DROPOUT else another_caption(captions[i], rng) for i in rows]
+        rows, texts = draw_batch(captions, batch, rng)
         clean = latents[rows].float()  # [B, 4, 16, 16]
         noise = torch.randn_like(clean)
         timesteps = ((torch.arange(batch) + torch.rand(batch)) / batch * 1000).long()  # stratified over [0, 1000)
@@ -126,8 +137,7 @@ def train(
         noisy, ids = scheduler.add_noise(clean, noise, timesteps), tokenize(tokenizer, texts)
         with quick_arithmetic():
             predicted = module(noisy, timesteps, ids)
-        weight = 1 + (OBJECT_WEIGHT - 1) * masks[rows].float()[:, None]  # [B, 1, 16, 16]
-        loss = (weight * (predicted.float() - target) ** 2).mean()
+        loss = weighted_error(predicted, target, masks[rows])
         state.update(loss, rate_at(step, steps, peak=2e-3))
         log.add(state.step, batch, loss=loss.item())
     state.use_ema()

@@ -20,13 +20,7 @@ from diffusers import (
 from torch import Tensor, nn
 from transformers import CLIPTextModel, CLIPTextModelWithProjection
 
-from probeselect.embedded.build.denoiser import (
-    CAPTION_DROPOUT,
-    LATENT_SIZE,
-    OBJECT_WEIGHT,
-    another_caption,
-    make_latents,
-)
+from probeselect.embedded.build.denoiser import LATENT_SIZE, draw_batch, make_latents, weighted_error
 from probeselect.embedded.build.optim import MuonAdamW, split_parameters
 from probeselect.embedded.build.state import Log, TrainingState, quick_arithmetic, rate_at, steps_of
 from probeselect.embedded.build.text import WIDTH, new_tokenizer, text_config
@@ -131,16 +125,14 @@ def train(
     log = Log(work / "mmdit.jsonl", steps)
     module.train()
     for step, rng in steps_of(state, steps, "mmdit", save_every=100):
-        rows = [rng.randrange(len(captions)) for _ in range(batch)]
-        texts = ["" if rng.random() < CAPTION_DROPOUT else another_caption(captions[i], rng) for i in rows]
+        rows, texts = draw_batch(captions, batch, rng)
         clean = latents[rows].float()  # [B, 4, 16, 16]
         noise = torch.randn_like(clean)
         sigma = (torch.arange(batch) + torch.rand(batch)) / batch  # stratified over (0, 1)
         noisy = torch.lerp(clean, noise, sigma[:, None, None, None])
         with quick_arithmetic():
             predicted = module(noisy, sigma, *encoded(encode, texts))
-        weight = 1 + (OBJECT_WEIGHT - 1) * masks[rows].float()[:, None]  # [B, 1, 16, 16]
-        loss = (weight * (predicted.float() - (noise - clean)) ** 2).mean()
+        loss = weighted_error(predicted, noise - clean, masks[rows])
         state.update(loss, rate_at(step, steps, peak=2e-3))
         log.add(state.step, batch, loss=loss.item())
     state.use_ema()

@@ -12,7 +12,7 @@ import torch
 from collected import ARGUMENTS, Redness, collected, maker_of, pinned, prompts_of, table_of
 from kill_harness import ended, forked, killed_again_and_again, tree_hash
 from PIL import Image
-from tiny import tiny_sd
+from tiny import tiny_flux, tiny_sd, tiny_sd3, tiny_sdxl
 
 from probeselect.backbones.loading import load_backbone
 from probeselect.core.errors import ProbeSelectError, UsageError
@@ -21,8 +21,10 @@ from probeselect.data.sealed import read_manifest
 from probeselect.data.shards import FAILED, NOT_FINITE, OK, Content, seeds_of
 from probeselect.jobs.collect import collect, parse_part
 from probeselect.jobs.score import score, score_shard
+from probeselect.probe.network import project
 from probeselect.report.summary import write_summary
 from probeselect.sampling.collecting import TRIES, CollectSettings, ShardMaker
+from probeselect.sampling.select import SelectiveSampler
 
 TEXTS = ["a", "b", "c"]
 
@@ -395,6 +397,19 @@ def test_kills_on_a_real_pipeline_change_nothing(backbone, tmp_path):
         outcome = killed_again_and_again(folder, lambda folder=folder: task(folder), rng, 60, 0.7)
         assert outcome.hash == expected
         kills += outcome.kills
+
+
+@pytest.mark.parametrize("build", [tiny_sdxl, tiny_sd3, tiny_flux])
+def test_other_kinds_of_backbones_are_collected_by_their_defaults(build, tmp_path):
+    """The family's tap and the x0-prediction, of the conditional rows, in candidate order."""
+    other = load_backbone(build())
+    dataset = collected(maker_of(other), ["a", "b"], tmp_path, [Redness()])
+    table = table_of(dataset)
+    assert table.tensors["valid"].all() and dataset.config["taps"] == [other.taps[0].name, "x0"]
+    live = SelectiveSampler(other, "random").features("b", seeds_of("", "b", 3), 0.4, **ARGUMENTS)
+    stored = table.tensors[f"map/{other.taps[0].name}/0.4"][1].float()
+    basis = torch.from_numpy(dataset.projection(other.taps[0].name))
+    assert torch.allclose(stored, project(basis, live), atol=5e-3, rtol=5e-3)
 
 
 def test_what_a_maker_gives_is_what_is_written(backbone, tmp_path):

@@ -190,6 +190,17 @@ def test_what_stays_on_the_disk_reads_like_what_is_in_memory(backbone, tmp_path)
         assert tuple(lazy.tensors[name].shape) == tuple(values.shape)
 
 
+def test_no_more_is_mapped_than_allowed_and_all_is_read(backbone, tmp_path, monkeypatch):
+    dataset = collected(maker_of(backbone), ["a", "b", "c", "d", "e"], tmp_path, [Redness()])
+    expected = in_memory(open_table(dataset, ["redness"])).tensors
+    size = (dataset.shard(0) / "tensors.safetensors").stat().st_size
+    monkeypatch.setattr("probeselect.data.dataset.OPEN_BYTES", int(1.5 * size))
+    small = Dataset(tmp_path)
+    read = in_memory(open_table(small, ["redness"])).tensors
+    assert all(torch.equal(read[name], values) for name, values in expected.items())
+    assert sum(small._mapped.values()) <= 1.5 * size and small._mapped.keys() == small._open.keys()
+
+
 def test_a_trained_probe_scores_a_rollout_as_it_scores_the_shards(backbone, tmp_path):
     """Projected by the basis that is stored with the data, whatever the order of the taps."""
     dataset = collected(maker_of(backbone, map_channels=5), ["a", "b"], tmp_path, [Redness()])

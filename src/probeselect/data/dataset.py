@@ -29,7 +29,7 @@ from probeselect.data.shards import FEATURES, OK, ROWS_FILE, TENSORS, read_rows,
 
 CONFIG = "dataset.json"
 FORMAT = 1
-OPEN_FILES = 64
+OPEN_BYTES = 2**30  # of tensor files that are mapped at a time
 FREE_TO_DIFFER = ("model",)  # a folder may lie elsewhere on another machine; `weights` tells whether it is the same
 
 
@@ -39,7 +39,8 @@ class Dataset:
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
         self.config = read_config(self.folder)
-        self._open: OrderedDict[Path, Any] = OrderedDict()
+        self._open: OrderedDict[Path, Any] = OrderedDict()  # the least lately used first
+        self._mapped: dict[Path, int] = {}  # bytes of those
 
     @property
     def n(self) -> int:
@@ -118,13 +119,15 @@ class Dataset:
         return file.get_slice(name)
 
     def _file(self, path: Path) -> Any:
-        """An open tensor file; the least lately used is closed when there are many, for each takes address space."""
+        """An open tensor file. The least lately used are closed when too much is mapped: data may exceed memory."""
         if path not in self._open:
             if not path.is_file():
                 raise UsageError(f"{path}: is not there (yet); run collect again")
-            if len(self._open) >= OPEN_FILES:
-                self._open.popitem(last=False)
             self._open[path] = safe_open(path, framework="np")
+            self._mapped[path] = path.stat().st_size
+            while len(self._open) > 1 and sum(self._mapped.values()) > OPEN_BYTES:
+                oldest, _ = self._open.popitem(last=False)
+                del self._mapped[oldest]
         self._open.move_to_end(path)
         return self._open[path]
 

@@ -40,7 +40,7 @@ class Dataset:
         self.folder = Path(folder)
         self.config = read_config(self.folder)
         self._open: OrderedDict[Path, Any] = OrderedDict()  # the least lately used first
-        self._mapped: dict[Path, int] = {}  # bytes of those
+        self.mapped_bytes = 0  # of those
 
     @property
     def n(self) -> int:
@@ -124,10 +124,10 @@ class Dataset:
             if not path.is_file():
                 raise UsageError(f"{path}: is not there (yet); run collect again")
             self._open[path] = safe_open(path, framework="np")
-            self._mapped[path] = path.stat().st_size
-            while len(self._open) > 1 and sum(self._mapped.values()) > OPEN_BYTES:
+            self.mapped_bytes += path.stat().st_size
+            while len(self._open) > 1 and self.mapped_bytes > OPEN_BYTES:
                 oldest, _ = self._open.popitem(last=False)
-                del self._mapped[oldest]
+                self.mapped_bytes -= oldest.stat().st_size
         self._open.move_to_end(path)
         return self._open[path]
 

@@ -190,6 +190,18 @@ def test_what_stays_on_the_disk_reads_like_what_is_in_memory(backbone, tmp_path)
         assert tuple(lazy.tensors[name].shape) == tuple(values.shape)
 
 
+def test_standardisation_is_that_of_the_valid_candidates():
+    table = planted_table(20, seed=0)
+    table.tensors["valid"][3, 1] = False
+    table.tensors["map/tap/0.2"][3, 1] = torch.nan
+    probe = new_probe(table, FEATURES, ABOUT, [0.2], IDENTITY)
+    values = table.tensors["map/tap/0.2"][table.tensors["valid"]].double()
+    assert torch.allclose(probe.mean_0, values.mean((0, 2, 3)).float(), atol=1e-5)
+    assert torch.allclose(probe.std_0, values.std((0, 2, 3), correction=0).float(), atol=1e-5)
+    features = table.tensors["features/redness"][table.tensors["valid"]].double()
+    assert torch.allclose(probe.feature_std_0, features.std(0, correction=0).clamp_min(1e-4).float(), atol=1e-5)
+
+
 def test_no_more_is_mapped_than_allowed_and_all_is_read(backbone, tmp_path, monkeypatch):
     dataset = collected(maker_of(backbone), ["a", "b", "c", "d", "e"], tmp_path, [Redness()])
     expected = in_memory(open_table(dataset, ["redness"])).tensors

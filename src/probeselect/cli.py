@@ -43,6 +43,8 @@ def main() -> None:
         sys.exit(_say(error, 1))
     except OSError as error:
         sys.exit(_say(error, 1))
+    except MemoryError as error:
+        sys.exit(_say(f"out of memory ({error})", 1))
     except Exception as error:
         if not hasattr(error, "exit_code"):
             raise

@@ -29,7 +29,7 @@ from probeselect.data.shards import FEATURES, OK, ROWS_FILE, TENSORS, read_rows,
 
 CONFIG = "dataset.json"
 FORMAT = 1
-OPEN_BYTES = 2**30  # of tensor files that are mapped at a time
+OPEN_BYTES = 2**29  # of tensor files that are mapped at a time
 FREE_TO_DIFFER = ("model",)  # a folder may lie elsewhere on another machine; `weights` tells whether it is the same
 
 

@@ -22,6 +22,7 @@ from probeselect.probe.network import Head, Probe, ProbeConfig
 from probeselect.probe.objective import Batch, Objective, Weights, batch_of
 
 STATISTICS_GROUPS = 256  # of which the standardisation is measured
+STATISTICS_AT_ONCE = 8
 
 
 @dataclass(frozen=True)
@@ -104,20 +105,30 @@ def new_probe(
     )
     probe = Probe(config)
     some = torch.arange(0, len(table), max(1, len(table) // STATISTICS_GROUPS))
-    valid = table.tensors["valid"][some]  # [S, N]
     for i, tap in enumerate(config.taps):
         probe.get_buffer(f"projection_{i}").copy_(projections[tap])
-        values = torch.cat([table.tensors[f"map/{tap}/{rung:g}"][some][valid] for rung in config.rungs]).float()
-        getattr(probe, f"mean_{i}").copy_(values.mean((0, 2, 3)))
-        getattr(probe, f"std_{i}").copy_(values.std((0, 2, 3)).clamp_min(1e-4))
+        mean, std = _channel_statistics(table, [f"map/{tap}/{rung:g}" for rung in config.rungs], some)
+        probe.get_buffer(f"mean_{i}").copy_(mean)
+        probe.get_buffer(f"std_{i}").copy_(std)
     for i, head in enumerate(config.heads):
         if head.kind == "features":
-            features = table.tensors[f"features/{head.evaluator}"][some][valid].float()  # [M, F, ...]
-            features = features[features.flatten(1).isfinite().all(1)]
-            others = [axis for axis in range(features.ndim) if axis != 1]
-            probe.get_buffer(f"feature_mean_{i}").copy_(features.mean(others))
-            probe.get_buffer(f"feature_std_{i}").copy_(features.std(others).clamp_min(1e-4))
+            mean, std = _channel_statistics(table, [f"features/{head.evaluator}"], some)
+            probe.get_buffer(f"feature_mean_{i}").copy_(mean)
+            probe.get_buffer(f"feature_std_{i}").copy_(std)
     return probe
+
+
+def _channel_statistics(table: Table, names: Sequence[str], rows: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and spread [C] over valid, finite candidates of tensors [G, N, C, ...], read a few groups at a time."""
+    count, total, square = 0, torch.zeros((), dtype=torch.float64), torch.zeros((), dtype=torch.float64)
+    for name in names:
+        for part in rows.split(STATISTICS_AT_ONCE):
+            values = table.tensors[name][part][table.tensors["valid"][part]]  # [M, C, ...]
+            values = values[values.flatten(1).isfinite().all(1)].double()
+            flat = values.flatten(2).transpose(0, 1).flatten(1) if values.ndim > 2 else values.T  # [C, M * ...]
+            count, total, square = count + flat.shape[1], total + flat.sum(1), square + flat.square().sum(1)
+    mean = total / max(count, 1)
+    return mean.float(), (square / max(count, 1) - mean.square()).clamp_min(0).sqrt().clamp_min(1e-4).float()
 
 
 def predict_table(

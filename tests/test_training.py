@@ -11,17 +11,11 @@ from probeselect.core.metrics import within_prompt_spearman
 from probeselect.data.dataset import Dataset
 from probeselect.data.shards import seeds_of
 from probeselect.data.table import Table, in_memory, open_table, whole_groups
+from probeselect.probe.initial import new_probe
 from probeselect.probe.network import Head, orthonormal, project, reduced
 from probeselect.probe.objective import RANKINGS, Weights, within_prompt_spread
-from probeselect.probe.training import (
-    Training,
-    TrainingSettings,
-    new_probe,
-    predict_table,
-    shuffled_activations,
-    warmup_and_cosine,
-    without_activations,
-)
+from probeselect.probe.predicting import predict_table, shuffled_activations, without_activations
+from probeselect.probe.training import Training, TrainingSettings, warmup_and_cosine
 from probeselect.sampling.scorers import ProbeScorer
 from probeselect.sampling.select import SelectiveSampler
 

@@ -26,17 +26,10 @@ from probeselect.data.table import Table, open_table
 from probeselect.evaluators.base import Evaluator
 from probeselect.probe.card import card
 from probeselect.probe.files import save_probe
+from probeselect.probe.initial import new_probe
 from probeselect.probe.network import Head, Probe
-from probeselect.probe.training import (
-    Epoch,
-    Training,
-    TrainingSettings,
-    formula_of,
-    new_probe,
-    predict_table,
-    shuffled_activations,
-    without_activations,
-)
+from probeselect.probe.predicting import formula_of, predict_table, shuffled_activations, without_activations
+from probeselect.probe.training import Epoch, Training, TrainingSettings
 
 STATE, LOG, PLAN = "state.safetensors", "log.jsonl", "plan.json"
 VAL_GROUPS = 512  # that an epoch is judged by, at most

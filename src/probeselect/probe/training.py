@@ -5,9 +5,8 @@ or step, so a run that goes on from a saved state ends with the very same weight
 """
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 import torch
@@ -16,13 +15,11 @@ from torch import Tensor, nn
 from probeselect.core.errors import UsageError
 from probeselect.core.losses import annealed
 from probeselect.core.metrics import gain_share, within_prompt_spearman
-from probeselect.data.table import Stored, Table
+from probeselect.data.table import Table
 from probeselect.evaluators.base import Evaluator
-from probeselect.probe.network import Head, Probe, ProbeConfig
-from probeselect.probe.objective import Batch, Objective, Weights, batch_of
-
-STATISTICS_GROUPS = 256  # of which the standardisation is measured
-STATISTICS_AT_ONCE = 8
+from probeselect.probe.network import Probe
+from probeselect.probe.objective import Objective, Weights
+from probeselect.probe.predicting import formula_of, predict_table
 
 
 @dataclass(frozen=True)
@@ -73,85 +70,6 @@ class Epoch:
     def spearman(self) -> float:
         """Mean over heads and rungs: what early stopping goes by."""
         return float(np.mean([figures.spearman for figures in self.figures.values()]))
-
-
-def new_probe(
-    table: Table,
-    heads: Sequence[Head],
-    backbone: Mapping[str, Any],
-    rungs: Sequence[float],
-    projections: Mapping[str, Tensor],
-    width: int = 48,
-) -> Probe:
-    """A probe for the maps of `table`, standardised by the statistics of some of its groups.
-
-    projections: tap -> the basis [P, C] that its maps were collected with. backbone: name, denoiser, architecture,
-    latent_channels.
-    """
-    shapes = {tap: table.tensors[f"map/{tap}/{rungs[0]:g}"].shape for tap in projections}  # [G, N, P, H, W]
-    config = ProbeConfig(
-        backbone=backbone["name"],
-        denoiser=backbone["denoiser"],
-        architecture=backbone["architecture"],
-        latent_channels=backbone["latent_channels"],
-        taps=tuple(projections),
-        tap_channels=tuple(basis.shape[1] for basis in projections.values()),
-        projected_channels=tuple(basis.shape[0] for basis in projections.values()),
-        rungs=tuple(float(r) for r in rungs),
-        heads=tuple(heads),
-        prompt_width=table.tensors["prompt"].shape[1] if "prompt" in table.tensors else 0,
-        grid=max(min(shape[-2:]) for shape in shapes.values()),
-        width=width,
-    )
-    probe = Probe(config)
-    some = torch.arange(0, len(table), max(1, len(table) // STATISTICS_GROUPS))
-    for i, tap in enumerate(config.taps):
-        probe.get_buffer(f"projection_{i}").copy_(projections[tap])
-        mean, std = _channel_statistics(table, [f"map/{tap}/{rung:g}" for rung in config.rungs], some)
-        probe.get_buffer(f"mean_{i}").copy_(mean)
-        probe.get_buffer(f"std_{i}").copy_(std)
-    for i, head in enumerate(config.heads):
-        if head.kind == "features":
-            mean, std = _channel_statistics(table, [f"features/{head.evaluator}"], some)
-            probe.get_buffer(f"feature_mean_{i}").copy_(mean)
-            probe.get_buffer(f"feature_std_{i}").copy_(std)
-    return probe
-
-
-def _channel_statistics(table: Table, names: Sequence[str], rows: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and spread [C] over valid, finite candidates of tensors [G, N, C, ...], read a few groups at a time."""
-    count, total, square = 0, torch.zeros((), dtype=torch.float64), torch.zeros((), dtype=torch.float64)
-    for name in names:
-        for part in rows.split(STATISTICS_AT_ONCE):
-            values = table.tensors[name][part][table.tensors["valid"][part]]  # [M, C, ...]
-            values = values[values.flatten(1).isfinite().all(1)].double()
-            flat = values.flatten(2).transpose(0, 1).flatten(1) if values.ndim > 2 else values.T  # [C, M * ...]
-            count, total, square = count + flat.shape[1], total + flat.sum(1), square + flat.square().sum(1)
-    mean = total / max(count, 1)
-    return mean.float(), (square / max(count, 1) - mean.square()).clamp_min(0).sqrt().clamp_min(1e-4).float()
-
-
-def predict_table(
-    probe: Probe, table: Table, rung: float, evaluator: str, formula: Evaluator | None, groups_per_batch: int = 32
-) -> Tensor:
-    """Scores [G, N] by the head of `evaluator` at a rung; `formula` scores predicted features (None: scalar head)."""
-    device, parts = next(probe.parameters()).device, []
-    with torch.no_grad():
-        for rows in torch.arange(len(table)).split(groups_per_batch):
-            batch = batch_of(table, probe.config, rows, rung, device)
-            parts.append(_scores_of(probe, batch, evaluator, formula).cpu())
-    return torch.cat(parts)
-
-
-def _scores_of(probe: Probe, batch: Batch, evaluator: str, formula: Evaluator | None) -> Tensor:
-    encoded, condition = probe.encode(batch.maps, batch.rung, batch.spread_embeddings)
-    predicted = probe.predict(encoded, condition, evaluator)
-    scores = predicted if formula is None else formula.score(predicted, batch.prompts)
-    return scores.view(batch.groups)
-
-
-def formula_of(head: Head, evaluators: Mapping[str, Evaluator]) -> Evaluator | None:
-    return evaluators[head.evaluator] if head.kind == "features" else None
 
 
 class Training:
@@ -300,24 +218,3 @@ def warmup_and_cosine(step: int, total: int, warmup: float) -> float:
     if step < first:
         return (step + 1) / (first + 1)
     return 0.5 * (1 + math.cos(math.pi * (step - first) / max(total - first, 1)))
-
-
-def without_activations(table: Table) -> Table:
-    """The same groups with every activation replaced by its prompt's mean: only the prompt is left to read."""
-    return _with_maps(table, lambda maps: maps.float().mean(1, keepdim=True).expand_as(maps).half())
-
-
-def shuffled_activations(table: Table, seed: int = 0) -> Table:
-    """The same groups with every candidate given the activations of another one of its prompt."""
-    shift = 1 + seed % max(table.tensors["valid"].shape[1] - 1, 1)
-    return _with_maps(table, lambda maps: maps.roll(shift, 1))
-
-
-def _with_maps(table: Table, change: Any) -> Table:
-    everything = torch.arange(len(table))
-    maps = {
-        name: change(values[everything] if isinstance(values, Stored) else values)
-        for name, values in table.tensors.items()
-        if name.startswith("map/")
-    }
-    return Table(table.prompts, table.tensors | maps)

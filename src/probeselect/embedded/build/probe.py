@@ -32,8 +32,10 @@ from probeselect.embedded.captions import draw_prompts
 from probeselect.evaluators.scene import SceneCheck
 from probeselect.jobs.collect import collect
 from probeselect.jobs.score import score_shard
+from probeselect.probe.initial import new_probe
 from probeselect.probe.network import Head, Probe
-from probeselect.probe.training import Training, TrainingSettings, formula_of, new_probe, predict_table
+from probeselect.probe.predicting import formula_of, predict_table
+from probeselect.probe.training import Training, TrainingSettings
 from probeselect.sampling.collecting import CollectSettings, ShardMaker, configuration
 from probeselect.sampling.hooks import Forward, around_forward
 

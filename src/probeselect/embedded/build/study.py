@@ -28,7 +28,8 @@ from probeselect.evaluators.scene import SceneCheck
 from probeselect.probe.files import load_probe, save_probe
 from probeselect.probe.network import Probe
 from probeselect.probe.objective import Weights
-from probeselect.probe.training import TrainingSettings, without_activations
+from probeselect.probe.predicting import without_activations
+from probeselect.probe.training import TrainingSettings
 
 CHOSEN_AT = 0.2  # the rung that decides
 UP_3 = "up_blocks.2.resnets.1"  # the paper's tap

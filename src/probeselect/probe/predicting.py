@@ -1,0 +1,56 @@
+"""What a probe says of the groups of a table, and tables that blind it: the prompt alone, or other candidates' maps."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from probeselect.data.table import Stored, Table
+from probeselect.evaluators.base import Evaluator
+from probeselect.probe.network import Head, Probe
+from probeselect.probe.objective import Batch, batch_of
+
+
+def predict_table(
+    probe: Probe, table: Table, rung: float, evaluator: str, formula: Evaluator | None, groups_per_batch: int = 32
+) -> Tensor:
+    """Scores [G, N] by the head of `evaluator` at a rung; `formula` scores predicted features (None: scalar head)."""
+    device, parts = next(probe.parameters()).device, []
+    with torch.no_grad():
+        for rows in torch.arange(len(table)).split(groups_per_batch):
+            batch = batch_of(table, probe.config, rows, rung, device)
+            parts.append(_scores_of(probe, batch, evaluator, formula).cpu())
+    return torch.cat(parts)
+
+
+def _scores_of(probe: Probe, batch: Batch, evaluator: str, formula: Evaluator | None) -> Tensor:
+    encoded, condition = probe.encode(batch.maps, batch.rung, batch.spread_embeddings)
+    predicted = probe.predict(encoded, condition, evaluator)
+    scores = predicted if formula is None else formula.score(predicted, batch.prompts)
+    return scores.view(batch.groups)
+
+
+def formula_of(head: Head, evaluators: Mapping[str, Evaluator]) -> Evaluator | None:
+    return evaluators[head.evaluator] if head.kind == "features" else None
+
+
+def without_activations(table: Table) -> Table:
+    """The same groups with every activation replaced by its prompt's mean: only the prompt is left to read."""
+    return _with_maps(table, lambda maps: maps.float().mean(1, keepdim=True).expand_as(maps).half())
+
+
+def shuffled_activations(table: Table, seed: int = 0) -> Table:
+    """The same groups with every candidate given the activations of another one of its prompt."""
+    shift = 1 + seed % max(table.tensors["valid"].shape[1] - 1, 1)
+    return _with_maps(table, lambda maps: maps.roll(shift, 1))
+
+
+def _with_maps(table: Table, change: Any) -> Table:
+    everything = torch.arange(len(table))
+    maps = {
+        name: change(values[everything] if isinstance(values, Stored) else values)
+        for name, values in table.tensors.items()
+        if name.startswith("map/")
+    }
+    return Table(table.prompts, table.tensors | maps)

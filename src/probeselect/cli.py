@@ -46,6 +46,8 @@ def main() -> None:
     except MemoryError as error:
         sys.exit(_say(f"out of memory ({error})", 1))
     except Exception as error:
+        if "can't allocate memory" in str(error):  # a RuntimeError of torch's
+            sys.exit(_say(f"out of memory ({error})", 1))
         if not hasattr(error, "exit_code"):
             raise
         sys.exit(

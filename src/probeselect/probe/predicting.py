@@ -1,12 +1,12 @@
 """What a probe says of the groups of a table, and tables that blind it: the prompt alone, or other candidates' maps."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from probeselect.data.table import Stored, Table
+from probeselect.data.table import Table
 from probeselect.evaluators.base import Evaluator
 from probeselect.probe.network import Head, Probe
 from probeselect.probe.objective import Batch, batch_of
@@ -35,22 +35,26 @@ def formula_of(head: Head, evaluators: Mapping[str, Evaluator]) -> Evaluator | N
     return evaluators[head.evaluator] if head.kind == "features" else None
 
 
+class _Changed:
+    """A tensor [G, ...] of a table with something done to every group as it is read."""
+
+    def __init__(self, values: Any, change: Callable[[Tensor], Tensor]) -> None:
+        self.values, self.change, self.shape = values, change, values.shape
+
+    def __getitem__(self, rows: Tensor) -> Tensor:
+        return self.change(self.values[rows])
+
+
 def without_activations(table: Table) -> Table:
     """The same groups with every activation replaced by its prompt's mean: only the prompt is left to read."""
     return _with_maps(table, lambda maps: maps.float().mean(1, keepdim=True).expand_as(maps).half())
 
 
-def shuffled_activations(table: Table, seed: int = 0) -> Table:
-    """The same groups with every candidate given the activations of another one of its prompt."""
-    shift = 1 + seed % max(table.tensors["valid"].shape[1] - 1, 1)
-    return _with_maps(table, lambda maps: maps.roll(shift, 1))
+def shuffled_activations(table: Table) -> Table:
+    """The same groups with every candidate given the activations of the next one of its prompt."""
+    return _with_maps(table, lambda maps: maps.roll(1, 1))
 
 
-def _with_maps(table: Table, change: Any) -> Table:
-    everything = torch.arange(len(table))
-    maps = {
-        name: change(values[everything] if isinstance(values, Stored) else values)
-        for name, values in table.tensors.items()
-        if name.startswith("map/")
-    }
+def _with_maps(table: Table, change: Callable[[Tensor], Tensor]) -> Table:
+    maps = {name: _Changed(values, change) for name, values in table.tensors.items() if name.startswith("map/")}
     return Table(table.prompts, table.tensors | maps)

@@ -102,11 +102,14 @@ def _create(path: Path, text: str) -> bool:
         file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
     except FileExistsError:
         return False
-    with naming(path):
-        try:
+    try:
+        with naming(path):
             os.write(file, text.encode())
-        finally:
-            os.close(file)
+    except BaseException:  # an empty lease would be waited for
+        path.unlink(missing_ok=True)
+        raise
+    finally:
+        os.close(file)
     return True
 
 

@@ -25,7 +25,7 @@ from safetensors import safe_open
 from probeselect.core.errors import UsageError
 from probeselect.data.leases import Leases
 from probeselect.data.sealed import canonical_json, sweep, write_file
-from probeselect.data.shards import FEATURES, OK, ROWS_FILE, TENSORS, read_rows, shard_name
+from probeselect.data.shards import FEATURES, ROWS_FILE, TENSORS, read_rows, shard_name
 
 CONFIG = "dataset.json"
 FORMAT = 1
@@ -221,9 +221,3 @@ def check_evaluator_name(name: str) -> str:
     if not re.fullmatch(r"\w[\w.-]*", name):
         raise UsageError(f"evaluator {name!r}: scores are kept under its name; write NAME={name} to give it one")
     return name
-
-
-def statuses(column: pa.ChunkedArray) -> dict[str, int]:
-    """How many rows have which status, the good ones first."""
-    counts = {entry["values"]: entry["counts"] for entry in column.value_counts().to_pylist()}
-    return {OK: counts.pop(OK, 0), **dict(sorted(counts.items()))}

@@ -8,6 +8,7 @@ rename, mkdir or unlink. Then it is run again, killed again, until it comes to i
 """
 
 import argparse
+import faulthandler
 import hashlib
 import os
 import random
@@ -36,6 +37,7 @@ PROMPTS = [Prompt(str(i), f"prompt {i}") for i in range(5)]
 CONFIG = {"n": N, "rungs": RUNGS, "groups_per_shard": GROUPS_PER_SHARD, "image_format": "png",
           "prompts": {"count": len(PROMPTS), "sha256": "0"}}  # fmt: skip
 KILLED = 137
+PATIENCE_SECONDS = 120  # for a fork, which takes some seconds at most
 HALVED = "write"  # the one operation that can be done by halves
 
 
@@ -122,6 +124,7 @@ def forked(task: Callable[[], None]) -> int:
         return pid
     code = 1
     try:
+        faulthandler.dump_traceback_later(PATIENCE_SECONDS)
         task()
         code = 0
     except BaseException as error:
@@ -132,9 +135,15 @@ def forked(task: Callable[[], None]) -> int:
 
 
 def ended(pid: int) -> int:
-    """Wait for a fork; its exit code, or 137 when a signal ended it."""
-    status = os.waitpid(pid, 0)[1]
-    return KILLED if os.WIFSIGNALED(status) else os.WEXITSTATUS(status)
+    """Wait for a fork; its exit code, or 137 when a signal ended it. One that hangs is killed, and an AssertionError."""
+    deadline = time.monotonic() + PATIENCE_SECONDS + 5  # by then it has said on stderr where it is
+    while (found := os.waitpid(pid, os.WNOHANG)) == (0, 0):
+        if time.monotonic() > deadline:
+            os.kill(pid, signal.SIGKILL)
+            os.waitpid(pid, 0)
+            raise AssertionError(f"a fork has not ended after {PATIENCE_SECONDS} s")
+        time.sleep(0.001)
+    return KILLED if os.WIFSIGNALED(found[1]) else os.WEXITSTATUS(found[1])
 
 
 def killed_at(operation: int, task: Callable[[], None]) -> bool:

@@ -2,12 +2,14 @@
 
 import os
 import signal
+import struct
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Iterator
 from dataclasses import replace
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 import pytest
@@ -16,9 +18,11 @@ from kill_harness import tree_hash
 from probeselect.core.errors import ProbeSelectError, UsageError
 from probeselect.data.owners import Owner
 from probeselect.data.prompts import read_prompts
+from probeselect.engines import local
 from probeselect.engines.job import CollectJob, Worker
 from probeselect.engines.local import devices_of, run_here, run_on_devices
 from probeselect.engines.ray import RaySettings, run_on_ray
+from probeselect.jobs.collect import Progress
 from probeselect.sampling.collecting import CollectSettings
 
 ARGUMENTS = {"num_inference_steps": 3, "guidance_scale": 3.0}
@@ -43,33 +47,52 @@ def expected(job) -> str:
     return tree_hash(job.folder)
 
 
-def kill_whoever_holds(folder: Path, name: str) -> threading.Thread:
-    """In the background: kill the first process that is at work on a shard."""
+class Killer(threading.Thread):
+    """Kills, in the background, the first process of others that is at work on a shard."""
 
-    def watch() -> None:
-        lease, deadline = folder / "leases" / name, time.monotonic() + 120
+    def __init__(self, folder: Path, name: str) -> None:
+        super().__init__(daemon=True)
+        self.lease, self.has_killed = folder / "leases" / name, False
+        self.start()
+
+    def run(self) -> None:
+        deadline = time.monotonic() + 120
         while time.monotonic() < deadline:
             try:
-                owner = Owner.parse(lease.read_text().partition("\n")[0])
+                owner = Owner.parse(self.lease.read_text().partition("\n")[0])
             except FileNotFoundError:
                 owner = None
             if owner is not None and owner.pid != os.getpid():
                 os.kill(owner.pid, signal.SIGKILL)
+                self.has_killed = True
                 return
             time.sleep(0.002)
-
-    thread = threading.Thread(target=watch)
-    thread.start()
-    return thread
 
 
 def test_a_process_a_device_and_one_of_them_killed(job, expected, tmp_path):
     shared = replace(job, folder=tmp_path / "dataset")
-    killer = kill_whoever_holds(shared.folder, "shard-00002")
+    killer = Killer(shared.folder, "shard-00002")
     assert sorted(p.shard for p in run_on_devices(shared, ["cpu", "cpu"])) == list(range(6))
     killer.join()
+    assert killer.has_killed
     list(run_here(shared, lambda *_: None))  # what the dead one left to be scored, and to be swept
     assert tree_hash(shared.folder) == expected
+
+
+def cut_short(job: CollectJob, said: Connection) -> None:
+    """A worker of run_on_devices: one is killed in the middle of a word, the other does all the work."""
+    if job.device == "dies":
+        os.write(said.fileno(), struct.pack("!i", 1000) + b"half of a message")
+        os.kill(os.getpid(), signal.SIGKILL)
+    for index in range(job.shards):
+        said.send(Progress(index, 1, "made"))
+
+
+def test_a_process_that_dies_while_it_speaks_holds_nobody_up(job, monkeypatch):
+    monkeypatch.setattr(local, "_work", cut_short)
+    assert [p.shard for p in run_on_devices(job, ["dies", "lives"])] == list(range(job.shards))
+    with pytest.raises(ProbeSelectError, match=r"all workers have ended \(-9, -9\)"):
+        list(run_on_devices(job, ["dies", "dies"]))
 
 
 def test_when_all_processes_fail_the_reason_is_said(job, tmp_path):
@@ -88,11 +111,12 @@ def ray_directory() -> Iterator[None]:
 
 def test_ray_with_a_killed_worker_gives_the_same_bytes(job, expected, tmp_path, ray_directory):
     shared = replace(job, folder=tmp_path / "dataset")
-    killers = [kill_whoever_holds(shared.folder, name) for name in ("shard-00001", "scene-clip.shard-00003")]
+    killers = [Killer(shared.folder, name) for name in ("shard-00001", "scene-clip.shard-00003")]
     settings = RaySettings(generators=2, scorers=1)  # more than a machine of two cores has
     assert sorted(p.shard for p in run_on_ray(shared, settings)) == list(range(6))
     for killer in killers:
         killer.join()
+        assert killer.has_killed
     assert tree_hash(shared.folder) == expected
 
 

@@ -1,17 +1,15 @@
 """This process, or one process a device. They share the folder through its leases, so none is told what to do."""
 
 import multiprocessing
-import queue
 import signal
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
-from typing import Any
+from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
 
 from probeselect.core.errors import ProbeSelectError
 from probeselect.engines.job import CollectJob, Worker
 from probeselect.jobs.collect import Progress
-
-POLL_SECONDS = 1.0
 
 
 def devices_of(text: str | None) -> list[str]:
@@ -39,41 +37,48 @@ def run_on_devices(job: CollectJob, devices: Sequence[str]) -> Iterator[Progress
     Raises ProbeSelectError with what the first one said that failed, when shards are left that nobody makes.
     """
     context = multiprocessing.get_context("spawn")
-    said: Any = context.Queue()
-    workers = [context.Process(target=_work, args=(replace(job, device=d), said), daemon=True) for d in devices]
-    for worker in workers:
-        worker.start()
+    workers: dict[Connection, BaseProcess] = {}
+    for device in devices:
+        # A pipe for each: they share no lock, so one that is killed while it speaks silences nobody else.
+        heard, said = context.Pipe(duplex=False)
+        workers[heard] = context.Process(target=_work, args=(replace(job, device=device), said), daemon=True)
+        workers[heard].start()
+        said.close()
     seen: set[int] = set()
     failures: list[str] = []
+    listening = list(workers)
     try:
-        while len(seen) < job.shards:
-            try:
-                message = said.get(timeout=POLL_SECONDS)
-            except queue.Empty:
-                if not any(worker.is_alive() for worker in workers) and said.empty():
-                    codes = ", ".join(str(worker.exitcode) for worker in workers)
-                    raise ProbeSelectError(failures[0] if failures else f"all workers have ended ({codes})") from None
-                continue
-            if isinstance(message, str):
-                failures.append(message)
-            elif message.shard not in seen:
-                seen.add(message.shard)
-                yield message
-        for worker in workers:
+        while listening:
+            ready = wait(listening)
+            for heard in [pipe for pipe in listening if pipe in ready]:
+                try:
+                    message = heard.recv()
+                except (EOFError, OSError):  # it has ended, or was killed in the middle of a word
+                    listening.remove(heard)
+                    continue
+                if isinstance(message, str):
+                    failures.append(message)
+                elif message.shard not in seen:
+                    seen.add(message.shard)
+                    yield message
+        for worker in workers.values():
             worker.join()
+        if len(seen) < job.shards:
+            codes = ", ".join(str(worker.exitcode) for worker in workers.values())
+            raise ProbeSelectError(failures[0] if failures else f"all workers have ended ({codes})")
     finally:
-        for worker in workers:
+        for worker in workers.values():
             worker.terminate()
 
 
-def _work(job: CollectJob, said: Any) -> None:
+def _work(job: CollectJob, said: Connection) -> None:
     from probeselect.backbones.quiet import quiet_libraries
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends us
     quiet_libraries()
     try:
         for progress in Worker(job).run():
-            said.put(progress)
+            said.send(progress)
     except Exception as error:
-        said.put(f"{job.device}: {error}")
+        said.send(f"{job.device}: {error}")
         raise SystemExit(1) from error

@@ -19,11 +19,11 @@ from typing import Any, NamedTuple
 import torch
 
 from probeselect.backbones.quiet import quiet_libraries
-from probeselect.commands.options import EMBEDDED_GUIDANCE
 from probeselect.data.dataset import Dataset
 from probeselect.data.prompts import read_prompts
 from probeselect.data.sealed import read_manifest
 from probeselect.data.shards import TENSORS
+from probeselect.embedded import SHIPPED
 from probeselect.engines.job import CollectJob, Worker
 
 REFERENCE_BYTES = 48 * 48 * 48 * 2  # a candidate's activation at one rung in the published code
@@ -37,7 +37,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=20)
     options = parser.parse_args()
     quiet_libraries()
-    arguments = {"num_inference_steps": options.steps, "guidance_scale": EMBEDDED_GUIDANCE}
+    arguments = {"num_inference_steps": options.steps, "guidance_scale": SHIPPED["embedded"].guidance}
     job = CollectJob(options.out, read_prompts(options.prompts), arguments=arguments)
     worker = Worker(job)
     dataset, pipe = worker.dataset, worker.maker.backbone.pipe

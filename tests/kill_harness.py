@@ -135,7 +135,7 @@ def forked(task: Callable[[], None]) -> int:
 
 
 def ended(pid: int) -> int:
-    """Wait for a fork; its exit code, or 137 when a signal ended it. One that hangs is killed, and an AssertionError."""
+    """Wait for a fork; its exit code, or 137 when a signal ended it. Raises AssertionError for one that hangs."""
     deadline = time.monotonic() + PATIENCE_SECONDS + 5  # by then it has said on stderr where it is
     while (found := os.waitpid(pid, os.WNOHANG)) == (0, 0):
         if time.monotonic() > deadline:

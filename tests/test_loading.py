@@ -1,6 +1,7 @@
 """Where a backbone may come from, and what is refused. Nothing here may reach the network or run a model's code."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,9 @@ from safetensors.torch import load_file, save_file
 from tiny import tiny_flux, tiny_sd, tiny_sdxl
 from torch import nn
 
-from probeselect.backbones import loading
 from probeselect.backbones.loading import load_backbone
 from probeselect.core.errors import ProbeSelectError, UsageError
+from probeselect.embedded import SHIPPED
 
 
 @pytest.fixture(scope="module")
@@ -75,9 +76,10 @@ def test_what_is_loaded_is_put_into_eval_mode(saved: Path, monkeypatch: pytest.M
 
 
 def test_embedded_is_a_folder_of_the_package(saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(loading, "EMBEDDED", saved)
+    shipped = SHIPPED["embedded"]
+    monkeypatch.setitem(SHIPPED, "embedded", replace(shipped, pipeline=saved))
     assert load_backbone("embedded", device="cpu").name == "embedded"
-    monkeypatch.setattr(loading, "EMBEDDED", saved / "absent")
+    monkeypatch.setitem(SHIPPED, "embedded", replace(shipped, pipeline=saved / "absent"))
     assert "there is no" in refusal(UsageError, "embedded")
 
 

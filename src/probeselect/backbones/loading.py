@@ -20,8 +20,8 @@ from torch import nn
 from probeselect.backbones.families import Family, family_of
 from probeselect.backbones.taps import Tap
 from probeselect.core.errors import ProbeSelectError, UsageError
+from probeselect.embedded import SHIPPED
 
-EMBEDDED = Path(__file__).parents[1] / "embedded" / "weights" / "backbone"
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -60,7 +60,7 @@ def load_backbone(
 ) -> Backbone:
     """Load a backbone.
 
-    model: "embedded", a folder in the diffusers format, a hub id, a pipeline object or a Backbone.
+    model: "embedded", "embedded-mmdit", a folder in the diffusers format, a hub id, a pipeline object or a Backbone.
     dtype: "fp32", "bf16", "fp16" or a torch dtype. Default: bf16 for hub and folder models on an accelerator,
     else fp32; an object keeps its own.
     device: default cuda, else mps, else cpu; an object stays where it is.
@@ -79,7 +79,7 @@ def load_backbone(
     elif isinstance(model, str | os.PathLike):
         name = os.fspath(model)
         device = torch.device(device or default_device())
-        default = torch.float32 if name == "embedded" or device.type == "cpu" else torch.bfloat16
+        default = torch.float32 if name in SHIPPED or device.type == "cpu" else torch.bfloat16
         model, wanted = _from_pretrained(name, wanted or default, revision), None
     elif isinstance(model, DiffusionPipeline):
         name = str(getattr(model.config, "_name_or_path", "")) or type(model).__name__
@@ -107,7 +107,7 @@ def commit_of(name: str, revision: str | None = None) -> str:
     """The commit of the hub that a loaded model came from; "" for a folder."""
     from huggingface_hub import try_to_load_from_cache
 
-    if name == "embedded" or os.path.exists(Path(name).expanduser()):
+    if name in SHIPPED or os.path.exists(Path(name).expanduser()):
         return ""
     path = try_to_load_from_cache(name, "model_index.json", revision=revision)
     return Path(path).parent.name if isinstance(path, str) else revision or ""
@@ -123,8 +123,8 @@ def default_device() -> str:
 def _from_pretrained(name: str, dtype: torch.dtype, revision: str | None) -> Any:
     from diffusers import DiffusionPipeline
 
-    folder = EMBEDDED if name == "embedded" else Path(name).expanduser()
-    local = name == "embedded" or os.path.exists(folder)
+    folder = SHIPPED[name].pipeline if name in SHIPPED else Path(name).expanduser()
+    local = name in SHIPPED or os.path.exists(folder)
     if local and not (folder / "model_index.json").is_file():
         raise UsageError(f"model: {name!r} is no diffusers folder: there is no {folder / 'model_index.json'}")
     if not local and not re.fullmatch(r"\w[\w.-]*(/\w[\w.-]*)?", name):

@@ -8,10 +8,10 @@ from typing import Annotated, Any
 import typer
 
 from probeselect.core.errors import UsageError
+from probeselect.embedded import SHIPPED
 
-Model = Annotated[str, typer.Option(help="embedded, a diffusers folder, or a hub id")]
+Model = Annotated[str, typer.Option(help="embedded, embedded-mmdit, a diffusers folder, or a hub id")]
 Json = Annotated[bool, typer.Option("--json", help="print the result as JSON and nothing else")]
-EMBEDDED_GUIDANCE = 3.0
 
 
 def pipeline_arguments(
@@ -25,8 +25,8 @@ def pipeline_arguments(
     """Keywords of the pipeline, those that were given. Raises UsageError for steps out of range."""
     if not 2 <= steps <= 10_000:
         raise UsageError(f"--steps {steps}: must be from 2 to 10000")
-    if guidance is None and model == "embedded":
-        guidance = EMBEDDED_GUIDANCE
+    if guidance is None and model in SHIPPED:
+        guidance = SHIPPED[model].guidance
     given = {"num_inference_steps": steps, "guidance_scale": guidance, "height": height, "width": width}
     return {name: value for name, value in (given | {"negative_prompt": negative_prompt}).items() if value is not None}
 

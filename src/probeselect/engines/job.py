@@ -7,12 +7,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from probeselect.backbones.loading import EMBEDDED, commit_of, default_device, load_backbone
+from probeselect.backbones.loading import commit_of, default_device, load_backbone
 from probeselect.backbones.taps import X0, Tap
 from probeselect.backbones.truncation import truncations
 from probeselect.core.errors import UsageError
 from probeselect.data.dataset import Dataset, check_evaluator_name, pin
 from probeselect.data.prompts import PromptList
+from probeselect.embedded import SHIPPED
 from probeselect.evaluators.base import check_prompts
 from probeselect.evaluators.table import load_evaluator
 from probeselect.jobs.collect import Progress, collect, collect_shard
@@ -115,7 +116,7 @@ def load_judges(evaluators: Sequence[tuple[str, str | None]], device: str | None
 
 
 def default_taps(model: str) -> tuple[str, ...]:
-    """Those of the shipped probe for the embedded backbone; none for others, whose family has a default."""
-    if model != "embedded":
+    """Those of the shipped probe for an embedded backbone; none for others, whose family has a default."""
+    if model not in SHIPPED:
         return ()
-    return tuple(json.loads((EMBEDDED.parent / "probe" / "config.json").read_text())["taps"])
+    return tuple(json.loads((SHIPPED[model].probe / "config.json").read_text())["taps"])

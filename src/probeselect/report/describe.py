@@ -11,12 +11,12 @@ import probeselect
 from probeselect.backbones.loading import load_backbone
 from probeselect.data.dataset import CONFIG as DATASET
 from probeselect.data.dataset import Dataset
-from probeselect.embedded import WEIGHTS
+from probeselect.embedded import SHIPPED
 from probeselect.probe.files import CONFIG, load_probe
 
 
 def describe(what: str) -> dict[str, Any]:
-    """Fields of the probe, dataset or model named; "embedded" gives the backbone and the probe that ship."""
+    """Fields of the probe, dataset or model named; an embedded backbone comes with its probe."""
     versions = {
         "probeselect": probeselect.__version__,
         "torch": torch.__version__,
@@ -31,15 +31,15 @@ def describe(what: str) -> dict[str, Any]:
     if is_probe:
         return _probe_fields(folder) | versions
     fields = {"model": what, **load_backbone(what, device="cpu").describe()}
-    if what == "embedded":
-        fields |= _probe_fields(WEIGHTS / "probe")
+    if what in SHIPPED:
+        fields |= _probe_fields(SHIPPED[what].probe) | {"probe": "embedded"}
     return fields | versions
 
 
 def _probe_fields(folder: Path) -> dict[str, Any]:
     config = load_probe(folder).config
     return {
-        "probe": str(folder) if folder != WEIGHTS / "probe" else "embedded",
+        "probe": str(folder),
         "probe fits": f"{config.denoiser} {config.architecture} ({config.backbone})",
         "probe taps": ", ".join(config.taps),
         "probe rungs": ", ".join(f"{rung:g}" for rung in config.rungs),

@@ -6,6 +6,7 @@ backbone) and the probe. Scores of one scorer compare within a prompt; higher is
 
 import random
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Protocol
 
 import torch
@@ -14,7 +15,7 @@ from torch import Tensor
 from probeselect.backbones.loading import Backbone
 from probeselect.backbones.taps import X0, Tap
 from probeselect.core.errors import UsageError
-from probeselect.embedded import WEIGHTS
+from probeselect.embedded import SHIPPED
 from probeselect.evaluators.base import Evaluator, check_prompts
 from probeselect.evaluators.table import load_evaluator, parse_evaluator
 from probeselect.probe.files import load_probe
@@ -86,7 +87,7 @@ class ProbeScorer:
 
 
 def load_scorer(name: str | Scorer, backbone: Backbone, head: str | None = None) -> Scorer:
-    """ "random", "preview:EVALUATOR[=FOLDER]", "embedded" (the shipped probe), or a probe's folder or hub id.
+    """ "random", "preview:EVALUATOR[=FOLDER]", "embedded" (what ships for the backbone), or a probe's folder or hub id.
 
     Raises UsageError for a name that is none of these and for a probe that does not fit the backbone.
     """
@@ -97,5 +98,12 @@ def load_scorer(name: str | Scorer, backbone: Backbone, head: str | None = None)
     if name.startswith("preview:"):
         evaluator, weights = parse_evaluator(name.removeprefix("preview:"))
         return PreviewScorer(load_evaluator(evaluator, weights, device=backbone.pipe.device))
-    probe = load_probe(WEIGHTS / "probe" if name == "embedded" else name)
+    probe = load_probe(_shipped_probe(name, backbone) or name)
     return ProbeScorer(probe.to(backbone.pipe.device), backbone, name, head)
+
+
+def _shipped_probe(name: str, backbone: Backbone) -> Path | None:
+    """The folder of the probe that "embedded" or an embedded backbone's name stands for."""
+    if name == "embedded" and backbone.name in SHIPPED:
+        return SHIPPED[backbone.name].probe
+    return SHIPPED[name].probe if name in SHIPPED else None

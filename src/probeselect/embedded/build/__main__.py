@@ -1,8 +1,8 @@
 """Builds everything under `embedded/weights`: python -m probeselect.embedded.build STAGE... --work FOLDER
 
 Stages, in order: autoencoder, text, denoiser, mmdit, samples (a picture), detector, scene-clip, scene-itm, agreement
-(of these three), collect, probe. Each resumes where it was stopped, is seeded and logs JSON lines to the work folder.
-Times and figures are in `weights/README.md`.
+(of these three), collect, study (which way of making a probe is best on val prompts), probe. Each resumes where it was
+stopped, is seeded and logs JSON lines to the work folder. Times and figures are in `weights/README.md`.
 """
 
 import argparse
@@ -11,10 +11,13 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-from probeselect.embedded import WEIGHTS
+from probeselect.embedded import SHIPPED, WEIGHTS
 
 JUDGES = ("scene-clip", "scene-itm")
-STAGES = ("autoencoder", "text", "denoiser", "mmdit", "samples", "detector", *JUDGES, "agreement", "collect", "probe")
+STAGES = (
+    "autoencoder", "text", "denoiser", "mmdit", "samples", "detector", *JUDGES, "agreement",
+    "collect", "study", "probe",
+)  # fmt: skip
 
 
 def main() -> None:
@@ -25,17 +28,20 @@ def main() -> None:
     parser.add_argument("--autoencoder-steps", type=int, default=1500)
     parser.add_argument("--text-steps", type=int, default=400)
     parser.add_argument("--denoiser-steps", type=int, default=1900)
-    parser.add_argument("--mmdit-steps", type=int, default=3000)
+    parser.add_argument("--mmdit-steps", type=int, default=1000)
+    parser.add_argument("--model", choices=tuple(SHIPPED), action="append", help="to sample from; default: both")
+    parser.add_argument("--splits", default="val,test,train", help="to collect")
     parser.add_argument(
         "--from-shipped", action="store_true", help="train denoiser and judges on from what is in --out"
     )
     parser.add_argument("--detector-steps", type=int, default=900)
     parser.add_argument("--judge-steps", type=int, default=2000, help="of scene-clip and scene-itm")
     parser.add_argument("--images", type=int, default=60000, help="renders that the denoiser sees")
-    parser.add_argument("--train-prompts", type=int, default=1280)
-    parser.add_argument("--val-prompts", type=int, default=96)
-    parser.add_argument("--test-prompts", type=int, default=240)
+    parser.add_argument("--train-prompts", type=int, default=1600)
+    parser.add_argument("--val-prompts", type=int, default=208)
+    parser.add_argument("--test-prompts", type=int, default=320)
     options = parser.parse_args()
+    options.model = options.model or list(SHIPPED)
     if unknown := sorted(set(options.stages) - set(STAGES)):
         parser.error(f"unknown stage {unknown[0]!r}; stages are {', '.join(STAGES)}")
     for stage in STAGES:
@@ -79,22 +85,21 @@ def build_denoiser(options: argparse.Namespace) -> None:
 
 
 def build_mmdit(options: argparse.Namespace) -> None:
-    import torch
-    from diffusers import AutoencoderTiny
+    from probeselect.embedded.build import denoiser, mmdit
 
-    from probeselect.embedded.build import denoiser, mmdit, text
-
-    vae = AutoencoderTiny.from_pretrained(options.out / "backbone", subfolder="vae", dtype=torch.float32)
-    encoder = text.train(options.work, options.text_steps)
-    generator = mmdit.train(options.work, vae.requires_grad_(False), encoder, options.mmdit_steps, options.images)
-    denoiser.save(mmdit.assemble(vae, generator), options.out / "mmdit")
+    shipped = options.out / "mmdit"
+    start = shipped if options.from_shipped else None
+    backbone = options.out / "backbone"
+    vae, generator = mmdit.train(options.work, backbone, options.mmdit_steps, options.images, start=start)
+    denoiser.save(mmdit.assemble(vae, generator), shipped)
 
 
 def build_samples(options: argparse.Namespace) -> None:
     from probeselect.embedded.build.samples import draw_samples
 
-    prompts = draw_samples(options.out / "backbone", options.work / "samples.png")
-    print(json.dumps({"rows of samples.png": prompts}), flush=True)
+    for model in options.model:
+        prompts = draw_samples(model, options.work / f"samples-{model}.png")
+        print(json.dumps({f"rows of samples-{model}.png": prompts}), flush=True)
 
 
 def build_detector(options: argparse.Namespace) -> None:
@@ -124,20 +129,26 @@ def build_agreement(options: argparse.Namespace) -> None:
 
 
 def build_collect(options: argparse.Namespace) -> None:
-    from probeselect.embedded.build.probe import collect_split
+    from probeselect.embedded.build.groups import collect_split
 
-    for split, count in (
-        ("val", options.val_prompts),
-        ("test", options.test_prompts),
-        ("train", options.train_prompts),
-    ):
-        collect_split(options.work, options.out, split, count)
+    counts = {"val": options.val_prompts, "test": options.test_prompts, "train": options.train_prompts}
+    for model in options.model:
+        for split in options.splits.split(","):
+            collect_split(options.work, model, split, counts[split])
+
+
+def build_study(options: argparse.Namespace) -> None:
+    from probeselect.embedded.build.study import study
+
+    for model in options.model:
+        study(options.work, model)
 
 
 def build_probe(options: argparse.Namespace) -> None:
-    from probeselect.embedded.build.study import choose_and_ship
+    from probeselect.embedded.build.ship import ship
 
-    choose_and_ship(options.work, options.out)
+    for model in options.model:
+        ship(options.work, model)
 
 
 BUILDERS: dict[str, Callable[[argparse.Namespace], None]] = {
@@ -150,6 +161,7 @@ BUILDERS: dict[str, Callable[[argparse.Namespace], None]] = {
     **{name: partial(build_judge, name) for name in JUDGES},
     "agreement": build_agreement,
     "collect": build_collect,
+    "study": build_study,
     "probe": build_probe,
 }
 

@@ -8,7 +8,7 @@ import numpy as np
 from probeselect.backbones.loading import load_backbone
 from probeselect.core.candidates import candidates_of
 from probeselect.core.metrics import bootstrap_interval, pooled_spearman, within_prompt_spearman
-from probeselect.embedded.build.probe import ARGUMENTS, quick_denoiser
+from probeselect.embedded.build.groups import quick_denoiser, sampling
 from probeselect.embedded.captions import draw_prompts
 from probeselect.evaluators.table import load_evaluator
 from probeselect.sampling.rollout import rollout
@@ -22,7 +22,7 @@ def agreement(weights: Path, prompt_count: int = 96) -> dict[str, dict[str, Any]
     prompts = list(draw_prompts(prompt_count, seed=13, split="val"))
     backbone = load_backbone(str(weights / "backbone"), device="cpu")
     with quick_denoiser(backbone):
-        (stage,) = rollout(backbone, candidates_of(prompts, 5), [], batch_size=80, **ARGUMENTS)
+        (stage,) = rollout(backbone, candidates_of(prompts, 5), [], batch_size=80, **sampling("embedded"))
     texts = [candidate.prompt for candidate in stage.candidates]
     rewards = {
         name: load_evaluator(name, weights / name)(stage.pictures or [], texts).view(prompt_count, 5).double().numpy()

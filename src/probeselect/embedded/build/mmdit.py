@@ -1,9 +1,9 @@
 """Stage 3b: the other kind of denoiser: an MMDiT as in Stable Diffusion 3, trained by flow matching, with its encoders.
 
-The same scenes, autoencoder and latents as the U-Net's. Prompts go through the stock pipeline's own `encode_prompt`, so
-training sees what sampling will. Without a T5 that pipeline appends 256 tokens of zeros to every prompt. They are all
-alike and stay alike, so in training one stands for all, its weight in the softmax times 256: the same function at a
-third of the work.
+The same scenes, autoencoder and latents as the U-Net's, which is its teacher besides. Prompts go through the stock
+pipeline's own `encode_prompt`, so training sees what sampling will. Without a T5 that pipeline appends 256 tokens of
+zeros to every prompt. They are all alike and stay alike, so in training one stands for all, its weight in the softmax
+times 256: the same function at a third of the work.
 """
 
 import math
@@ -16,16 +16,19 @@ from diffusers import (
     FlowMatchEulerDiscreteScheduler,
     SD3Transformer2DModel,
     StableDiffusion3Pipeline,
+    StableDiffusionPipeline,
 )
+from diffusers.models.attention_processor import AttnProcessor
 from torch import Tensor, nn
 from transformers import CLIPTextModel, CLIPTextModelWithProjection
 
 from probeselect.embedded.build.denoiser import LATENT_SIZE, draw_batch, make_latents, weighted_error
 from probeselect.embedded.build.optim import MuonAdamW, split_parameters
 from probeselect.embedded.build.state import Log, TrainingState, quick_arithmetic, rate_at, steps_of
-from probeselect.embedded.build.text import WIDTH, new_tokenizer, text_config
+from probeselect.embedded.build.text import WIDTH, new_tokenizer, text_config, tokenize
 
-HEADS, HEAD_WIDTH, BLOCKS = 3, 64, 10
+HEADS, HEAD_WIDTH, BLOCKS = 3, 64, 8
+TEACHER_SHARE = 0.75  # of the loss: the teacher's velocity is what a single picture's is on the mean, without its noise
 ZERO_TOKENS = 256  # the pipeline's default `max_sequence_length`
 
 
@@ -55,6 +58,37 @@ class OneForAllAttention:
     def _projected(heads: int, x: Tensor, to_q: Any, to_k: Any, to_v: Any, norm_q: Any, norm_k: Any) -> list[Tensor]:
         q, k, v = (linear(x).unflatten(2, (heads, -1)).transpose(1, 2) for linear in (to_q, to_k, to_v))
         return [norm_q(q), norm_k(k), v]
+
+
+class Teacher:
+    """The U-Net of the embedded backbone as a predictor of the velocity of a flow.
+
+    A flow's latent x = (1 - s) x0 + s e is, divided by r = sqrt((1 - s)^2 + s^2), a diffusion's latent whose signal and
+    noise lie at the angle atan2(s, 1 - s). From the U-Net's v = cos e - sin x0 there, the velocity e - x0 follows as
+    ((2 s - 1) x / r + v) / r.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.pipe = StableDiffusionPipeline.from_pretrained(folder, dtype=torch.float32)
+        self.pipe.unet.set_attn_processor(AttnProcessor())
+        kept = self.pipe.scheduler.alphas_cumprod.double()
+        self.angles = torch.atan2((1 - kept).sqrt(), kept.sqrt())  # of its timesteps, rising
+
+    @torch.no_grad()
+    def __call__(self, noisy: Tensor, sigma: Tensor, texts: list[str]) -> Tensor:
+        """Velocity [N, 4, 16, 16] at noise levels sigma [N] in (0, 1)."""
+        r = ((1 - sigma) ** 2 + sigma**2).sqrt()[:, None, None, None]
+        with quick_arithmetic():
+            states = self.pipe.text_encoder(tokenize(self.pipe.tokenizer, texts)).last_hidden_state
+            v = self.pipe.unet(noisy / r, self.timesteps(sigma), states).sample.float()
+        return ((2 * sigma[:, None, None, None] - 1) * noisy / r + v) / r
+
+    def timesteps(self, sigma: Tensor) -> Tensor:
+        """The timestep [N], a fraction between two, whose ratio of noise to signal is sigma / (1 - sigma)."""
+        angle = torch.atan2(sigma, 1 - sigma).double()
+        above = torch.searchsorted(self.angles, angle).clamp(1, len(self.angles) - 1)
+        low, high = self.angles[above - 1], self.angles[above]
+        return (above - 1 + ((angle - low) / (high - low)).clamp(0, 1)).float()
 
 
 class FlowGenerator(nn.Module):
@@ -106,17 +140,19 @@ def assemble(autoencoder: AutoencoderTiny, generator: FlowGenerator) -> StableDi
 
 
 def train(
-    work: Path,
-    autoencoder: AutoencoderTiny,
-    text_encoder: CLIPTextModel,
-    steps: int,
-    images: int,
-    batch: int = 128,
-) -> FlowGenerator:
-    """Train for `steps` in all, resuming."""
+    work: Path, backbone: Path, steps: int, images: int, batch: int = 128, start: Path | None = None
+) -> tuple[AutoencoderTiny, FlowGenerator]:
+    """Train for `steps` in all, resuming. `backbone` is the U-Net's pipeline: it lends its autoencoder, the beginning
+    of the text encoders, and is the teacher. A first run begins from the pipeline folder `start` when given.
+    """
+    autoencoder = AutoencoderTiny.from_pretrained(backbone, subfolder="vae", dtype=torch.float32).requires_grad_(False)
     latents, masks, captions = make_latents(work, autoencoder, images)
+    teacher = Teacher(backbone)
     torch.manual_seed(4)
-    module = FlowGenerator(text_encoder)
+    module = FlowGenerator(teacher.pipe.text_encoder)
+    if start is not None:
+        for name, part in module.named_children():
+            part.load_state_dict(type(part).from_pretrained(start, subfolder=name, dtype=torch.float32).state_dict())
     usual = module.transformer.attn_processors
     module.transformer.set_attn_processor(OneForAllAttention())
     encode = assemble(autoencoder, module).encode_prompt
@@ -130,14 +166,17 @@ def train(
         noise = torch.randn_like(clean)
         sigma = (torch.arange(batch) + torch.rand(batch)) / batch  # stratified over (0, 1)
         noisy = torch.lerp(clean, noise, sigma[:, None, None, None])
+        told = teacher(noisy, sigma, texts)
         with quick_arithmetic():
             predicted = module(noisy, sigma, *encoded(encode, texts))
-        loss = weighted_error(predicted, noise - clean, masks[rows])
+        taught = weighted_error(predicted, told, masks[rows])
+        seen = weighted_error(predicted, noise - clean, masks[rows])
+        loss = TEACHER_SHARE * taught + (1 - TEACHER_SHARE) * seen
         state.update(loss, rate_at(step, steps, peak=2e-3))
-        log.add(state.step, batch, loss=loss.item())
+        log.add(state.step, batch, taught=taught.item(), seen=seen.item())
     state.use_ema()
     module.transformer.set_attn_processor(usual)
-    return module
+    return autoencoder, module
 
 
 def encoded(encode: Any, texts: list[str]) -> tuple[Tensor, Tensor]:

@@ -4,20 +4,19 @@ from pathlib import Path
 
 from PIL import Image
 
-from probeselect.backbones.loading import load_backbone
 from probeselect.core.candidates import candidates_of
-from probeselect.embedded.build.probe import ARGUMENTS
+from probeselect.embedded.build.groups import load_source, sampling
 from probeselect.embedded.captions import draw_prompts
 from probeselect.sampling.rollout import rollout
 
 CELL, SEEDS = 128, 8
 
 
-def draw_samples(backbone_folder: Path, path: Path, rows: int = 6) -> list[str]:
-    """Write the sheet; returns its prompts, a row each."""
-    backbone = load_backbone(str(backbone_folder), device="cpu")
+def draw_samples(model: str, path: Path, rows: int = 6) -> list[str]:
+    """Write the sheet of a backbone that ships; returns its prompts, a row each."""
+    backbone = load_source(model)
     prompts = list(draw_prompts(rows, seed=5, split="test"))
-    (stage,) = rollout(backbone, candidates_of(prompts, SEEDS), [], **ARGUMENTS)
+    (stage,) = rollout(backbone, candidates_of(prompts, SEEDS), [], **sampling(model))
     sheet = Image.new("RGB", (SEEDS * CELL, rows * CELL))
     for i, picture in enumerate(stage.pictures or []):
         sheet.paste(picture.resize((CELL, CELL), Image.Resampling.BICUBIC), (i % SEEDS * CELL, i // SEEDS * CELL))

@@ -1,0 +1,82 @@
+"""How well scorers choose on a table of groups: the figures of the embedded probes' cards."""
+
+import itertools
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from probeselect.core.metrics import (
+    bootstrap_interval,
+    expected_best_of,
+    gain_share,
+    pooled_spearman,
+    regret,
+    within_prompt_spearman,
+)
+from probeselect.data.table import Table
+
+PASS = 0.8  # scene-check above this: no fact is clearly missed
+
+
+def figures(scores: Tensor, rewards: Tensor) -> dict[str, Any]:
+    """Within-prompt and pooled Spearman, top-1 regret, share of the best-of-N gain, mean chosen; 95 % intervals."""
+    s, r = scores.double().numpy(), rewards.double().numpy()
+    within = within_prompt_spearman(s, r)
+    chosen = np.take_along_axis(r, s.argmax(1)[:, None], 1)[:, 0]
+    return {
+        "spearman": within.mean,
+        "spearman_interval": bootstrap_interval(np.mean, within.per_prompt),
+        "pooled_spearman": pooled_spearman(s, r),
+        "regret": regret(s, r),
+        "regret_interval": bootstrap_interval(regret, s, r),
+        "gain_share": gain_share(s, r),
+        "gain_share_interval": bootstrap_interval(gain_share, s, r),
+        "mean_of_chosen": float(chosen.mean()),
+        "pass_rate_of_chosen": float((chosen > PASS).mean()),
+    }
+
+
+def two_drawn_share(rewards: Any) -> float:
+    """Share of the best-of-N gain that the better of two finished pictures takes, drawn at random; rewards [P, N]."""
+    mean, best = rewards.mean(), rewards.max(1).mean()
+    return float((expected_best_of(2, rewards) - mean) / (best - mean))
+
+
+def lead(scores: Tensor, other: Tensor | None, rewards: Tensor) -> tuple[float, tuple[float, float]]:
+    """By how much `scores` takes more of the best-of-N gain than `other` (None: two finished pictures); paired."""
+
+    def difference(s: Any, r: Any, *o: Any) -> float:
+        return gain_share(s, r) - (gain_share(o[0], r) if o else two_drawn_share(r))
+
+    tables = [t.double().numpy() for t in (scores, rewards, other) if t is not None]
+    return difference(*tables), bootstrap_interval(difference, *tables)
+
+
+def two_random(rewards: Tensor) -> dict[str, Any]:
+    """Best of two finished pictures drawn at random of the N: exact expectation, two draws' share of the gain."""
+    r = rewards.double().numpy()
+    n = r.shape[1]
+    pairs = np.stack([r[:, [i, j]].max(1) for i, j in itertools.combinations(range(n), 2)], 1)
+    return {
+        "regret": float(r.max(1).mean()) - expected_best_of(2, r),
+        "gain_share": two_drawn_share(r),
+        "gain_share_interval": bootstrap_interval(two_drawn_share, r),
+        "mean_of_chosen": expected_best_of(2, r),
+        "pass_rate_of_chosen": float((pairs > PASS).mean()),
+    }
+
+
+def compare(table: Table, evaluator: str, scorers: dict[str, Tensor]) -> dict[str, Any]:
+    """Figures of every scorer on one table, with the ends of the scale."""
+    rewards = table.tensors[f"reward/{evaluator}"]
+    out: dict[str, Any] = {name: figures(scores, rewards) for name, scores in scorers.items()}
+    out["best of two finished"] = two_random(rewards)
+    out["all"] = {
+        "groups": len(table.prompts),
+        "mean": float(rewards.mean()),
+        "best": float(rewards.max(1).values.mean()),
+        "pass_rate": float((rewards > PASS).float().mean()),
+        "pass_rate_of_best": float((rewards.max(1).values > PASS).float().mean()),
+    }
+    return out

@@ -23,6 +23,7 @@ from probeselect.data.shards import OK, Content, encode_image, image_name, seeds
 from probeselect.jobs import train as train_job
 from probeselect.jobs.score import score
 from probeselect.jobs.train import TrainJob, TrainRun, split_of
+from probeselect.probe.card import leak_line
 from probeselect.probe.files import load_probe
 from probeselect.probe.training import TrainingSettings
 
@@ -44,22 +45,32 @@ class Brightness:
 
 @pytest.fixture(scope="module")
 def dataset(tmp_path_factory) -> Dataset:
-    """Planted: the first channel of the map is the brightness of the picture, with noise; more so at a later rung."""
-    folder = tmp_path_factory.mktemp("dataset")
+    return planted(tmp_path_factory.mktemp("dataset"))
+
+
+def planted(folder: Path, in_order: bool = False, previews: bool = False) -> Dataset:
+    """Planted: the first channel of the map is the brightness of the picture, with noise; more so at a later rung.
+
+    in_order: a prompt's candidates are sorted by their brightness. previews: pictures that are as bright, with noise.
+    """
     taps: list[str] = ["tap", "x0"]
     about: dict[str, object] = {"denoiser": "D", "architecture": "a", "latent_channels": 2, "model": "m"}
-    about |= {"n": N, "rungs": RUNGS, "groups_per_shard": 8, "image_format": "png", "taps": taps, "weights": "w"}
+    about |= {"n": N, "previews": previews, "rungs": RUNGS, "groups_per_shard": 8, "image_format": "png", "taps": taps, "weights": "w"}
     data = pin(folder, {**about, "scheduler": {"class": "S"}, "prompts": {"count": GROUPS, "sha256": "0"}})
     draw = np.random.default_rng(0)
     for shard in range(data.shard_count):
         groups = data.groups_of(shard)
         light = draw.uniform(0, 255, (groups, N)).round()
+        light = np.sort(light, 1) if in_order else light
         rows, images = [], {}
         for g in range(groups):
             prompt = f"prompt {shard * 8 + g}"
             for i in range(N):
                 name = image_name(prompt, i, "png")
                 images[name] = encode_image(Image.new("L", (4, 4), int(light[g, i])), "png")
+                for rung in RUNGS if previews else ():
+                    seen = int(np.clip(light[g, i] + draw.normal(0, 60), 0, 255))
+                    images[image_name(prompt, i, "png", rung)] = encode_image(Image.new("L", (4, 4), seen), "png")
                 rows.append({"prompt_id": prompt, "prompt": prompt, "index": i, "image": name, "status": OK})
         tensors = {"seeds": np.array([seeds_of("", f"{shard}-{g}", N) for g in range(groups)]),
                    "valid": np.ones((groups, N), dtype=bool),
@@ -178,15 +189,31 @@ def test_two_ranks_train_what_one_does(job, tmp_path):
     assert all(torch.allclose(a[k].float(), b[k].float(), atol=0.02, rtol=0.05) for k in a)
 
 
-def test_a_leak_is_named(job, monkeypatch):
-    """Planted: a table whose "text only" version still holds the rewards."""
-    training = run(job)
-    monkeypatch.setattr(train_job, "without_activations", lambda table: table)
-    leaks = training._leaks()
-    assert [leak["leak"] for leak in leaks] == [True, False]
-    from probeselect.probe.card import leak_line
-
+def test_rewards_that_follow_the_order_of_the_candidates_are_named_a_leak(job, tmp_path):
+    assert [leak["leak"] for leak in run(job)._leaks()] == [False, False]
+    data = planted(tmp_path / "dataset", in_order=True)
+    sorted_job = replace(job, folder=data.folder, out=tmp_path / "sorted")
+    leaks = run(sorted_job)._leaks()
+    assert [(leak["check"], leak["leak"]) for leak in leaks] == [("text only", True), ("shuffled", False)]
     assert "something leaks" in leak_line(leaks[0]) and "leaks" not in leak_line(leaks[1])
+
+
+def test_activations_that_are_constant_within_a_prompt_are_named_a_leak(job, monkeypatch):
+    """Planted: shuffling that shuffles nothing, so that a probe with skill seems to need no pairing."""
+    training = run(job)
+    monkeypatch.setattr(train_job, "shuffled_activations", lambda table: table)
+    assert [leak["leak"] for leak in training._leaks()] == [False, True]
+
+
+def test_the_preview_is_fused_where_it_was_judged(job, tmp_path):
+    assert run(job).finish("x")["fusions"] == []
+    data = planted(tmp_path / "dataset", previews=True)
+    report = run(replace(job, folder=data.folder, out=tmp_path / "fused", rungs=(0.4,))).finish("x")
+    (fused,) = report["fusions"]
+    assert fused["fused"] > max(fused["probe"], fused["preview"]) - 0.02 and min(fused["weights"]) > 0
+    (stored,) = load_probe(tmp_path / "fused").config.fusions
+    assert [stored.probe, stored.preview] == fused["weights"] and (stored.evaluator, stored.rung) == ("brightness", 0.4)
+    assert "brightness at 0.4: Spearman" in (tmp_path / "fused" / "README.md").read_text()
 
 
 def test_a_constant_scorer_is_no_leak():

@@ -97,7 +97,7 @@ def test_a_planted_signal_is_learnt_and_blind_tables_say_nothing(heads):
         return within_prompt_spearman(scores, val.tensors["reward/redness"]).mean
 
     assert spearman(val) == pytest.approx(best.spearman)  # the probe ends with its best weights
-    assert spearman(without_activations(val)) == pytest.approx(0, abs=1e-9)
+    assert spearman(without_activations(val)) == pytest.approx(0, abs=0.2)  # knows the place in the group only
     assert spearman(shuffled_activations(val)) == pytest.approx(-1 / 3, abs=0.2)  # told about somebody else
 
 

@@ -50,7 +50,7 @@ def train(
     from probeselect.data.dataset import Dataset
     from probeselect.evaluators.table import load_evaluator, parse_evaluators
     from probeselect.jobs.train import TrainJob, TrainRun, command_line
-    from probeselect.probe.card import leak_line
+    from probeselect.probe.card import fusion_line, leak_line
     from probeselect.probe.objective import Weights
     from probeselect.probe.training import TrainingSettings
 
@@ -94,6 +94,8 @@ def train(
             )
     for leak in report["leaks"]:
         print(leak_line(leak), file=sys.stderr if leak["leak"] else sys.stdout)
+    for fusion in report["fusions"]:
+        print(fusion_line(fusion))
     print(f"{out} is the probe: generate --scorer {out}")
 
 

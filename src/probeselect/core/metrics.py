@@ -48,6 +48,13 @@ def pooled_spearman(scores: ArrayLike, rewards: ArrayLike, valid: ArrayLike | No
     return _spearman(s[v], r[v])
 
 
+def deviations(values: ArrayLike, valid: ArrayLike | None = None) -> Floats:
+    """How far every valid entry is from its prompt's mean, prompt after prompt; prompts without a choice left out."""
+    x, _, v = _with_a_choice(values, values, valid)
+    means = np.where(v, x, 0).sum(axis=1, keepdims=True) / v.sum(axis=1, keepdims=True)
+    return (x - means)[v]
+
+
 def top1_hit(scores: ArrayLike, rewards: ArrayLike, valid: ArrayLike | None = None) -> float:
     """Share of prompts whose best-scored candidate has the prompt's best reward."""
     s, r, v = _with_a_choice(scores, rewards, valid)

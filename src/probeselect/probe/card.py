@@ -37,7 +37,10 @@ def card(config: ProbeConfig, data: Mapping[str, Any], report: Mapping[str, Any]
             "",
         ]
     lines += ["95 % intervals over prompts. The gain is that of the best of N over the mean.", "", "## Leaks", ""]
-    return "\n".join([*lines, *map(leak_line, report["leaks"])]) + "\n"
+    lines += map(leak_line, report["leaks"])
+    if report["fusions"]:
+        lines += ["", "## With the preview's reward", "", *map(fusion_line, report["fusions"])]
+    return "\n".join(lines) + "\n"
 
 
 def _row(row: Mapping[str, Any]) -> str:
@@ -50,5 +53,17 @@ def _row(row: Mapping[str, Any]) -> str:
 
 def leak_line(leak: Mapping[str, Any]) -> str:
     """One check in words; loud where something leaks."""
-    found = f"- {leak['check']}, {leak['evaluator']}: {leak['spearman']:+.3f} +- {leak['standard_error']:.3f}"
+    found = f"- {leak['check']}, {leak['evaluator']}: Spearman within prompts {leak['spearman']:+.3f} "
+    found += f"+- {leak['standard_error']:.3f}, pooled {leak['pooled_spearman']:.2f}"
     return found + (" **is not zero: something leaks, do not trust the figures**" if leak["leak"] else "")
+
+
+def fusion_line(fusion: Mapping[str, Any]) -> str:
+    """Whether the preview's reward, beside the probe's, is worth its decoding."""
+    low, high = fusion["lead_interval"]
+    helps = "helps" if low > 0 else "harms" if high < 0 else "makes no difference that these prompts show"
+    return (
+        f"- {fusion['evaluator']} at {fusion['rung']:g}: Spearman {fusion['fused']:.3f} fused, {fusion['probe']:.3f} "
+        f"the probe, {fusion['preview']:.3f} the preview; {helps} ({fusion['lead']:+.3f} [{low:.3f}, {high:.3f}] over "
+        "the better one)"
+    )

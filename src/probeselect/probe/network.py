@@ -7,6 +7,7 @@ extract from the finished picture, which the evaluator's own formula then scores
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -17,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from probeselect.core.errors import UsageError
+from probeselect.probe.fusion import Fusion
 
 FORMAT = 1
 RUNG_TOLERANCE = 0.026  # a rung in between: half a step of 20
@@ -48,6 +50,7 @@ class ProbeConfig:
     grid: int = 16  # height and width that maps are brought to; their aspect ratio is kept
     width: int = 32
     format: int = FORMAT
+    fusions: tuple[Fusion, ...] = ()  # with the preview's reward
     training: dict[str, Any] = field(default_factory=dict)
 
     @property
@@ -73,6 +76,8 @@ class ProbeConfig:
     def __post_init__(self) -> None:
         heads = (Head(**head) if isinstance(head, dict) else head for head in self.heads)  # as JSON gives them
         object.__setattr__(self, "heads", tuple(replace(head, shape=tuple(head.shape)) for head in heads))
+        fusions = (Fusion(**fusion) if isinstance(fusion, dict) else fusion for fusion in self.fusions)
+        object.__setattr__(self, "fusions", tuple(fusions))
         for name in ("taps", "tap_channels", "projected_channels", "rungs"):
             object.__setattr__(self, name, tuple(getattr(self, name)))
         if not self.taps or not len(self.taps) == len(self.tap_channels) == len(self.projected_channels):
@@ -107,19 +112,25 @@ class _Block(nn.Module):
 
 
 class Encoder(nn.Module):
-    """U-shaped: the fine grid, half of it, and back. [N, C, g, g] -> [N, width, g, g]."""
+    """U-shaped: the fine grid, half of it, and back. Taps [N, P, H, W] in, of any sizes -> [N, width, g, g'] out.
 
-    def __init__(self, channels: int, width: int, condition: int) -> None:
+    Each tap is mixed into `width` channels where it is small, before it is brought to the grid.
+    """
+
+    def __init__(self, channels: Sequence[int], grid: int, width: int, condition: int) -> None:
         super().__init__()
-        self.stem = nn.Conv2d(channels, width, 3, padding=1)
+        self.grid = grid
+        self.mixers = nn.ModuleList(nn.Conv2d(each, width, 1) for each in channels)
+        self.stem = nn.Conv2d(width, width, 3, padding=1)
         self.fine = nn.ModuleList(_Block(width, condition) for _ in range(2))
         self.down = nn.Conv2d(width, 2 * width, 3, stride=2, padding=1)
         self.coarse = nn.ModuleList(_Block(2 * width, condition) for _ in range(2))
         self.up = nn.Conv2d(2 * width, width, 1)
         self.last = _Block(width, condition)
 
-    def forward(self, x: Tensor, condition: Tensor) -> Tensor:
-        x = self.stem(x)
+    def forward(self, maps: Sequence[Tensor], condition: Tensor) -> Tensor:
+        mixed = [to_grid(mixer(x), self.grid) for mixer, x in zip(self.mixers, maps, strict=True)]
+        x = self.stem(torch.stack(mixed).sum(0))
         for block in self.fine:
             x = block(x, condition)
         y = self.down(x)
@@ -154,7 +165,7 @@ class Probe(
         self.rung_embedding = nn.Sequential(nn.Linear(16, self.condition_width), nn.SiLU())
         if config.prompt_width:
             self.prompt_embedding = nn.Linear(config.prompt_width, self.condition_width)
-        self.encoder = Encoder(sum(config.projected_channels), config.width, self.condition_width)
+        self.encoder = Encoder(config.projected_channels, config.grid, config.width, self.condition_width)
         self.heads = nn.ModuleDict({_key(head.evaluator): self._new_head(head) for head in config.heads})
         self.eval()
 
@@ -174,16 +185,16 @@ class Probe(
         self, projected: dict[str, Tensor], rung: Tensor, prompt_embeddings: Tensor | None
     ) -> tuple[Tensor, Tensor]:
         """Projected taps, rung [N], prompt embedding [N, E] -> (feature map [N, width, g, g'], condition [N, D])."""
-        parts = []
+        maps = []
         for i, tap in enumerate(self.config.taps):
             mean, std = getattr(self, f"mean_{i}"), getattr(self, f"std_{i}")  # [P]
-            parts.append(to_grid((projected[tap].float() - mean[:, None, None]) / std[:, None, None], self.config.grid))
+            maps.append((projected[tap].float() - mean[:, None, None]) / std[:, None, None])
         condition = self.rung_embedding(sinusoid(rung, 16))
         if self.config.prompt_width:
             if prompt_embeddings is None:
                 raise UsageError("this probe reads the prompt embedding, and the backbone gave none")
             condition = condition + self.prompt_embedding(prompt_embeddings.float())
-        return self.encoder(torch.cat(parts, 1), condition), condition
+        return self.encoder(maps, condition), condition
 
     def predict(self, encoded: Tensor, condition: Tensor, head: str) -> Tensor:
         """Head's output: features [N, *shape], or the reward [N] of a scalar head."""
@@ -257,6 +268,14 @@ class Probe(
             mine, theirs = getattr(self.config, name), backbone[name]
             if mine != theirs:
                 raise UsageError(f"scorer: the probe was made for {name} {mine!r}, this backbone has {theirs!r}")
+
+    def fusion(self, head: str, rung: float) -> Fusion:
+        """The weights of a head and a preview near `rung`. Raises UsageError where none were fitted."""
+        fitted = [f for f in self.config.fusions if f.evaluator == head and abs(f.rung - rung) <= RUNG_TOLERANCE]
+        if not fitted:
+            known = ", ".join(f"{f.evaluator} at {f.rung:g}" for f in self.config.fusions) or "none"
+            raise UsageError(f"fusion: the probe has no weights for {head} at {rung:g}; it has: {known}")
+        return min(fitted, key=lambda f: abs(f.rung - rung))
 
     def check_rung(self, rung: float) -> None:
         """Refuse a rung that the probe was not trained for."""

@@ -46,8 +46,11 @@ class _Changed:
 
 
 def without_activations(table: Table) -> Table:
-    """The same groups with every activation replaced by its prompt's mean: only the prompt is left to read."""
-    return _with_maps(table, lambda maps: maps.float().mean(1, keepdim=True).expand_as(maps).half())
+    """The same groups with nothing in every activation but the candidate's place in its group, 0 to N - 1.
+
+    What is left to read is the prompt, and that place: rewards that depend on it tell of data that were sorted.
+    """
+    return _with_maps(table, lambda maps: torch.arange(float(maps.shape[1])).view(-1, 1, 1, 1).expand_as(maps).half())
 
 
 def shuffled_activations(table: Table) -> Table:

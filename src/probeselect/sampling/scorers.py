@@ -86,8 +86,29 @@ class ProbeScorer:
             return self.probe.score(stage.maps, stage.rung, prompts, stage.prompt_embeddings, self.head)
 
 
+class FusionScorer:
+    """A probe's prediction and the reward of the decoded x0-prediction as one score, by the probe's own weights."""
+
+    previews = True
+
+    def __init__(self, probe: ProbeScorer, preview: PreviewScorer, name: str) -> None:
+        self.probe, self.preview, self.name, self.taps = probe, preview, name, probe.taps
+        if not any(fusion.evaluator == probe.head for fusion in probe.probe.config.fusions):
+            raise UsageError(f"scorer {name}: the probe has no fusion for {probe.head}; train it on data with previews")
+
+    def check_prompts(self, prompts: Sequence[str]) -> None:
+        self.probe.check_prompts(prompts)
+        self.preview.check_prompts(prompts)
+
+    def __call__(self, stage: Stage) -> Tensor:
+        fused = self.probe.probe.fusion(self.probe.head, stage.rung)
+        scores = self.probe(stage)
+        return fused(scores, self.preview(stage).to(scores.device))
+
+
 def load_scorer(name: str | Scorer, backbone: Backbone, head: str | None = None) -> Scorer:
-    """ "random", "preview:EVALUATOR[=FOLDER]", "embedded" (what ships for the backbone), or a probe's folder or hub id.
+    """ "random", "preview:EVALUATOR[=FOLDER]", "embedded" (what ships for the backbone), a probe's folder or hub id, or
+    "fusion:PROBE" with one of these probes.
 
     Raises UsageError for a name that is none of these and for a probe that does not fit the backbone.
     """
@@ -98,8 +119,13 @@ def load_scorer(name: str | Scorer, backbone: Backbone, head: str | None = None)
     if name.startswith("preview:"):
         evaluator, weights = parse_evaluator(name.removeprefix("preview:"))
         return PreviewScorer(load_evaluator(evaluator, weights, device=backbone.pipe.device))
-    probe = load_probe(_shipped_probe(name, backbone) or name)
-    return ProbeScorer(probe.to(backbone.pipe.device), backbone, name, head)
+    folder = name.removeprefix("fusion:")
+    probe = load_probe(_shipped_probe(folder, backbone) or folder).to(backbone.pipe.device)
+    scorer = ProbeScorer(probe, backbone, name, head)
+    if folder == name:
+        return scorer
+    judge = probe.formula(scorer.head) or load_evaluator(scorer.head, device=backbone.pipe.device)
+    return FusionScorer(scorer, PreviewScorer(judge), name)
 
 
 def _shipped_probe(name: str, backbone: Backbone) -> Path | None:

@@ -55,7 +55,15 @@ def planted(folder: Path, in_order: bool = False, previews: bool = False) -> Dat
     """
     taps: list[str] = ["tap", "x0"]
     about: dict[str, object] = {"denoiser": "D", "architecture": "a", "latent_channels": 2, "model": "m"}
-    about |= {"n": N, "previews": previews, "rungs": RUNGS, "groups_per_shard": 8, "image_format": "png", "taps": taps, "weights": "w"}
+    about |= {
+        "n": N,
+        "previews": previews,
+        "rungs": RUNGS,
+        "groups_per_shard": 8,
+        "image_format": "png",
+        "taps": taps,
+        "weights": "w",
+    }
     data = pin(folder, {**about, "scheduler": {"class": "S"}, "prompts": {"count": GROUPS, "sha256": "0"}})
     draw = np.random.default_rng(0)
     for shard in range(data.shard_count):

@@ -1,6 +1,7 @@
 """What a probe says of the groups of a table, and tables that blind it: the prompt alone, or other candidates' maps."""
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import torch
@@ -39,7 +40,8 @@ class _Changed:
     """A tensor [G, ...] of a table with something done to every group as it is read."""
 
     def __init__(self, values: Any, change: Callable[[Tensor], Tensor]) -> None:
-        self.values, self.change, self.shape = values, change, values.shape
+        self.values, self.change = values, change
+        self.shape = (values.shape[0], *change(values[torch.tensor([0])]).shape[1:])
 
     def __getitem__(self, rows: Tensor) -> Tensor:
         return self.change(self.values[rows])
@@ -50,14 +52,19 @@ def without_activations(table: Table) -> Table:
 
     What is left to read is the prompt, and that place: rewards that depend on it tell of data that were sorted.
     """
-    return _with_maps(table, lambda maps: torch.arange(float(maps.shape[1])).view(-1, 1, 1, 1).expand_as(maps).half())
+    return with_maps(table, lambda _, maps: torch.arange(float(maps.shape[1])).view(-1, 1, 1, 1).expand_as(maps).half())
 
 
 def shuffled_activations(table: Table) -> Table:
     """The same groups with every candidate given the activations of the next one of its prompt."""
-    return _with_maps(table, lambda maps: maps.roll(1, 1))
+    return with_maps(table, lambda _, maps: maps.roll(1, 1))
 
 
-def _with_maps(table: Table, change: Callable[[Tensor], Tensor]) -> Table:
-    maps = {name: _Changed(values, change) for name, values in table.tensors.items() if name.startswith("map/")}
+def with_maps(table: Table, change: Callable[[str, Tensor], Tensor]) -> Table:
+    """The same groups with `change(name, values)` in place of every activation [R, N, C, H, W] that is read."""
+    maps = {
+        name: _Changed(values, partial(change, name))
+        for name, values in table.tensors.items()
+        if name.startswith("map/")
+    }
     return Table(table.prompts, table.tensors | maps)

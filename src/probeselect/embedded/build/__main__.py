@@ -25,6 +25,7 @@ def main() -> None:
     parser.add_argument("stages", nargs="*", default=STAGES, help="default: all")
     parser.add_argument("--work", type=Path, required=True, help="folder for states, logs and collected groups")
     parser.add_argument("--out", type=Path, default=WEIGHTS, help="folder of the weights that ship")
+    parser.add_argument("--docs", type=Path, default=Path("docs/study"), help="folder of the study's tables")
     parser.add_argument("--autoencoder-steps", type=int, default=1500)
     parser.add_argument("--text-steps", type=int, default=400)
     parser.add_argument("--denoiser-steps", type=int, default=1900)
@@ -141,7 +142,7 @@ def build_study(options: argparse.Namespace) -> None:
     from probeselect.embedded.build.study import study
 
     for model in options.model:
-        study(options.work, model)
+        study(options.work, options.docs, model)
 
 
 def build_probe(options: argparse.Namespace) -> None:

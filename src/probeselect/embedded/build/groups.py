@@ -57,7 +57,8 @@ def load_source(model: str) -> Backbone:
     """A backbone that ships, in fp32 on the CPU, its attention as it was trained."""
     backbone = load_backbone(model, dtype="fp32", device="cpu")
     if SOURCES[model].arguments:
-        backbone.denoiser.set_attn_processor(OneForAllAttention())
+        denoiser: Any = backbone.denoiser
+        denoiser.set_attn_processor(OneForAllAttention())
     return backbone
 
 

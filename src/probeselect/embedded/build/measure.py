@@ -25,6 +25,7 @@ def figures(scores: Tensor, rewards: Tensor) -> dict[str, Any]:
     within = within_prompt_spearman(s, r)
     chosen = np.take_along_axis(r, s.argmax(1)[:, None], 1)[:, 0]
     return {
+        "prompts": len(r),
         "spearman": within.mean,
         "spearman_interval": bootstrap_interval(np.mean, within.per_prompt),
         "pooled_spearman": pooled_spearman(s, r),

@@ -152,7 +152,8 @@ def train(
     module = FlowGenerator(teacher.pipe.text_encoder)
     if start is not None:
         for name, part in module.named_children():
-            part.load_state_dict(type(part).from_pretrained(start, subfolder=name, dtype=torch.float32).state_dict())
+            kind: Any = type(part)
+            part.load_state_dict(kind.from_pretrained(start, subfolder=name, dtype=torch.float32).state_dict())
     usual = module.transformer.attn_processors
     module.transformer.set_attn_processor(OneForAllAttention())
     encode = assemble(autoencoder, module).encode_prompt

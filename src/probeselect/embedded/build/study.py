@@ -1,171 +1,165 @@
-"""Trains the candidates for the shipped probe, chooses on val prompts, measures once on test prompts."""
+"""Stage 8: what raises accuracy within prompts: every variant trained, judged on val prompts, tabled and drawn.
+
+A variant that is done is read from the work folder. The test prompts are not looked at.
+"""
 
 import json
 import re
-from dataclasses import dataclass, replace
+import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from probeselect.backbones.loading import Backbone, load_backbone
+from probeselect.core.losses import annealed
+from probeselect.data.sealed import write_file
 from probeselect.data.table import Table
-from probeselect.embedded.build.probe import (
-    EVALUATOR,
-    GUIDANCE,
-    RUNGS,
-    STEPS,
-    TAPS,
-    compare,
-    lead,
-    load_groups,
-    predictions,
-    train_probe,
-)
-from probeselect.embedded.build.state import has_quick_bf16
-from probeselect.evaluators.scene import SceneCheck
-from probeselect.probe.files import load_probe, save_probe
-from probeselect.probe.network import Probe
-from probeselect.probe.objective import Weights
-from probeselect.probe.predicting import without_activations
-from probeselect.probe.training import TrainingSettings
+from probeselect.embedded.build.groups import SOURCES, load_groups, load_source
+from probeselect.embedded.build.measure import figures
+from probeselect.embedded.build.study_report import write_study
+from probeselect.embedded.build.variants import Maps, Variant, variants
+from probeselect.evaluators.base import Evaluator
+from probeselect.evaluators.table import load_evaluator
+from probeselect.probe.files import save_probe
+from probeselect.probe.initial import new_probe
+from probeselect.probe.network import Head, Probe, orthonormal, project, reduced
+from probeselect.probe.predicting import formula_of, predict_table, with_maps
+from probeselect.probe.training import Training, TrainingSettings
 
-CHOSEN_AT = 0.2  # the rung that decides
-UP_3 = "up_blocks.2.resnets.1"  # the paper's tap
+PCA_GROUPS = 200
+FAMILIES = {"embedded": "U-Net, diffusion", "embedded-mmdit": "MMDiT, flow matching"}
 
 
-@dataclass(frozen=True)
-class Variant:
-    """One way to make a probe."""
-
-    name: str
-    kind: Literal["features", "scalar"]
-    taps: tuple[str, ...]
-    settings: TrainingSettings
-
-
-BF16 = has_quick_bf16()
-DISTILLED = TrainingSettings(bf16=BF16)
-PAPER = TrainingSettings(weights=Weights(ranking=1.0, contrast=10.0, distillation=0.0), bf16=BF16)  # lambda = 10
-VARIANTS = (
-    Variant("distilled, activations + x0", "features", TAPS, DISTILLED),
-    Variant("distilled, x0 only", "features", ("x0",), DISTILLED),
-    Variant("scalar, the paper's tap and losses", "scalar", (UP_3,), PAPER),
-)
-BLIND = Variant(
-    "text only", "features", TAPS, replace(DISTILLED, epochs=2)
-)  # constant within a prompt, whatever it learns
+def study(work: Path, docs: Path, model: str) -> list[dict[str, Any]]:
+    """Train and judge every variant that is not there yet; write the table, its picture and the rows as JSON."""
+    bench = Bench(work, model)
+    rows = []
+    for variant in variants(model):
+        rows.append(bench.row(variant))
+        print(json.dumps({k: v for k, v in rows[-1].items() if k != "history"}), flush=True)
+    write_study(rows, docs, model, FAMILIES[model])
+    return rows
 
 
-def choose_and_ship(work: Path, out: Path) -> None:
-    """Train every variant, choose on val prompts, ship; then measure all of them once on the test prompts."""
-    backbone = load_backbone(str(out / "backbone"), dtype="fp32", device="cpu")
-    evaluator = SceneCheck(out / "scene-check")
-    (train, bases), (val, _) = (load_groups(work, split) for split in ("train", "val"))
-    trained = {v.name: _trained(work, v, train, val, bases, backbone, evaluator) for v in VARIANTS}
-    blind_tables = without_activations(train), without_activations(val)
-    blind, _ = _trained(work, BLIND, *blind_tables, bases, backbone, evaluator)
-    study = [{"variant": name, **reached} for name, (_, reached) in trained.items()]
-    best = max(study, key=lambda row: row[f"spearman@{CHOSEN_AT:g}"] + row[f"gain@{CHOSEN_AT:g}"])["variant"]
-    test, _ = load_groups(work, "test")
-    probes = {name: probe for name, (probe, _) in trained.items()}
-    measured = {f"{rung:g}": _compare_at(test, rung, probes, blind, evaluator) for rung in RUNGS}
-    report = {"chosen": best, "prompts": len(train.prompts), "study_on_val": study, "test": measured}
-    chosen = predictions(probes[best], test, evaluator, CHOSEN_AT)
-    rewards, preview = (
-        test.tensors[f"{name}"] for name in (f"reward/{EVALUATOR}", f"preview/{EVALUATOR}/{CHOSEN_AT:g}")
-    )
-    others = {"two finished pictures": None, f"preview:{EVALUATOR}": preview}
-    others |= {v.name: predictions(probes[v.name], test, evaluator, CHOSEN_AT) for v in VARIANTS if v.name != best}
-    report["lead"] = {name: lead(chosen, other, rewards) for name, other in others.items()}
-    (work / "probe-report.json").write_text(json.dumps(report, indent=1) + "\n")
-    save_probe(probes[best], out / "probe", card(report))
-    print(card(report), flush=True)
+class Bench:
+    """The groups of a backbone, and what its variants have reached on the val prompts."""
+
+    def __init__(self, work: Path, model: str) -> None:
+        self.model, self.folder = model, work / "study" / model
+        (self.train, self.full), (self.val, _) = (load_groups(work, model, split) for split in ("train", "val"))
+        self.about = {**load_source(model).describe(), "name": model}
+        self.bases = {maps: self._bases(maps) for maps in {variant.maps for variant in variants(model)}}
+
+    def row(self, variant: Variant) -> dict[str, Any]:
+        """What a variant reached; trained at the first call, then read."""
+        path = self.folder / f"{slug(variant)}.json"
+        if not path.exists():
+            self.folder.mkdir(parents=True, exist_ok=True)
+            probe, row = self._trained(variant)
+            save_probe(probe, self.probe_of(variant))
+            write_file(path, (json.dumps(row, indent=1) + "\n").encode())
+        row_read: dict[str, Any] = json.loads(path.read_text())
+        return row_read
+
+    def probe_of(self, variant: Variant) -> Path:
+        return self.folder / slug(variant)
+
+    def seen(self, table: Table, maps: Maps) -> Table:
+        """A table of all channels as it would be, had it been collected with `maps`."""
+        changes = {tap: self._change(maps, tap) for tap in SOURCES[self.model].taps}
+        return with_maps(table, lambda name, values: changes[name.split("/")[1]](values))
+
+    def _change(self, maps: Maps, tap: str) -> Callable[[Tensor], Tensor]:
+        basis = self.bases[maps][tap]
+
+        def change(values: Tensor) -> Tensor:  # [R, N, C, H, W]
+            kept = project(basis, values.flatten(0, 1)) if maps.channels else values.flatten(0, 1).float()
+            return reduced(kept, maps.side).half().unflatten(0, values.shape[:2])
+
+        return change
+
+    def _bases(self, maps: Maps) -> dict[str, Tensor]:
+        sizes = {tap: basis.shape[1] for tap, basis in self.full.items()}
+        if maps.channels is None:
+            return {tap: torch.eye(size) for tap, size in sizes.items()}
+        if maps.basis == "pca":
+            return {tap: self._principal(tap, min(maps.channels, size)) for tap, size in sizes.items()}
+        kept = {tap: (min(maps.channels, size), size) for tap, size in sizes.items()}
+        return {tap: orthonormal(*shape, seed=i) for i, (tap, shape) in enumerate(kept.items())}
+
+    def _principal(self, tap: str, count: int) -> Tensor:
+        """The first principal directions [count, C] of a tap over training groups and rungs."""
+        rows = torch.arange(0, len(self.train), max(1, len(self.train) // PCA_GROUPS))
+        names = [name for name in self.train.tensors if name.startswith(f"map/{tap}/")]
+        vectors = torch.cat(
+            [self.train.tensors[n][rows].float().flatten(3).transpose(2, 3).flatten(0, 2) for n in names]
+        )
+        return torch.linalg.eigh(torch.cov(vectors.T))[1].flip(1)[:, :count].T.contiguous()
+
+    def _trained(self, variant: Variant) -> tuple[Probe, dict[str, Any]]:
+        began = time.monotonic()
+        train = self.train.take(torch.arange(min(variant.prompts or len(self.train), len(self.train))))
+        train, val = (self.seen(table, variant.maps) for table in (train, self.val))
+        judges = {name: load_evaluator(name) for name in variant.evaluators}
+        heads = [self._head(name, variant.kind) for name in variant.evaluators]
+        torch.manual_seed(variant.settings.seed)
+        bases = {tap: self.bases[variant.maps][tap] for tap in variant.taps}
+        probe = new_probe(train, heads, self.about, variant.rungs, bases, variant.width)
+        epochs = list(Training(probe, train, val, judges, variant.settings).epochs())
+        found = {
+            name: {f"{rung:g}": judged(probe, val, judges, name, rung) for rung in variant.rungs}
+            for name in variant.evaluators
+        }
+        return probe, {
+            "question": variant.question,
+            "name": variant.name,
+            "prompts": len(train),
+            "epochs": len(epochs),
+            "parameters": sum(p.numel() for p in probe.parameters()),
+            "bytes": sum(_stored(train, tap, variant.rungs[0]) for tap in variant.taps),
+            "minutes": round((time.monotonic() - began) / 60, 2),
+            "val": found,
+            "annealing": [_annealed(variant.settings, epoch.epoch) for epoch in epochs],
+            "history": [
+                {"loss": round(e.loss, 4), **{f"{n}@{r:g}": round(f.spearman, 4) for (n, r), f in e.figures.items()}}
+                for e in epochs
+            ],
+        }
+
+    def _head(self, name: str, kind: str) -> Head:
+        shape = tuple(self.train.tensors[f"features/{name}"].shape[2:])
+        return Head(name, "features", shape) if kind == "features" else Head(name, "scalar")
 
 
-def _trained(
-    work: Path,
-    variant: Variant,
-    train: Table,
-    val: Table,
-    bases: dict[str, Tensor],
-    backbone: Backbone,
-    evaluator: SceneCheck,
-) -> tuple[Probe, dict[str, Any]]:
-    """The probe of a variant as it would ship, and what it reached on val; trained once, then read from `work`."""
-    folder = work / "probes" / re.sub(r"\W+", "-", variant.name)
-    reached = folder / "reached.json"
-    if not reached.exists():
-        read = {tap: bases[tap] for tap in variant.taps}
-        probe, history = train_probe(train, val, read, backbone, evaluator, variant.kind, variant.settings)
-        save_probe(probe, folder)
-        reached.write_text(json.dumps(history[-1]) + "\n")
-    return load_probe(folder), json.loads(reached.read_text())
+def judged(probe: Probe, table: Table, judges: dict[str, Evaluator], name: str, rung: float) -> dict[str, Any]:
+    """The figures of a probe's head at a rung, for a name of an evaluator."""
+    head = next(head for head in probe.config.heads if head.evaluator == name)
+    scores = predict_table(probe, table, rung, name, formula_of(head, judges))
+    return figures(scores, table.tensors[f"reward/{name}"])
 
 
-def _compare_at(
-    table: Table, rung: float, probes: dict[str, Probe], blind: Probe, evaluator: SceneCheck
-) -> dict[str, Any]:
-    scorers = {name: predictions(probe, table, evaluator, rung) for name, probe in probes.items()}
-    scorers["text only"] = predictions(blind, without_activations(table), evaluator, rung)
-    scorers[f"preview:{EVALUATOR}"] = table.tensors[f"preview/{EVALUATOR}/{rung:g}"]
-    n = table.tensors["seeds"].shape
-    scorers["random"] = torch.rand(n, generator=torch.Generator().manual_seed(0))
-    return compare(table, scorers)
+def _annealed(settings: TrainingSettings, epoch: int) -> dict[str, float]:
+    """Temperature and margin at the end of an epoch."""
+    done = (epoch + 1) / settings.epochs
+    return {"temperature": annealed(settings.temperature, done), "margin": annealed(settings.margin, done)}
 
 
-def card(report: dict[str, Any]) -> str:
-    """The model card: what it is, how it was trained and chosen, and its figures on test prompts."""
-    best, test = report["chosen"], report["test"]
-    at = test[f"{CHOSEN_AT:g}"]
-    lines = [
-        "---",
-        "license: apache-2.0",
-        "library_name: probeselect",
-        "---",
-        "# The probe of the embedded backbone",
-        "",
-        f"Predicts the `{EVALUATOR}` reward of the finished picture from unfinished candidates",
-        f"({best}). Trained on {report['prompts']} prompts x 5 seeds of the train split,",
-        f"{STEPS} steps, guidance {GUIDANCE:g}; chosen among the variants below on val prompts; nothing was chosen",
-        "on the test prompts.",
-        "Made by `python -m probeselect.embedded.build collect probe`.",
-        "",
-        f"## Test prompts ({at['all']['groups']} x 5 seeds)",
-        "",
-        f"Mean reward {at['all']['mean']:.3f}, best of five {at['all']['best']:.3f}; whole caption met "
-        f"{at['all']['pass_rate']:.0%} of single pictures, {at['all']['pass_rate_of_best']:.0%} of best-of-five.",
-        "95 % intervals by bootstrap over prompts.",
-    ]
-    for rung, rows in test.items():
-        lines += [
-            "",
-            f"### At {float(rung):.0%} of the steps",
-            "",
-            "| scorer | within-prompt Spearman | pooled | share of the best-of-5 gain | caption met by the chosen |",
-            "|---|---|---|---|---|",
-        ]
-        lines += [_row(name, row) for name, row in rows.items() if name != "all"]
-    lines += ["", f"Of the gain at {CHOSEN_AT:.0%}, more than the others take, paired by prompt:", ""]
-    for name, (mean, (low, high)) in report["lead"].items():
-        lines.append(f"- {100 * mean:+.0f} points [{100 * low:.0f}, {100 * high:.0f}] over {name}")
-    lines += [
-        "",
-        "## Variants on val prompts, at 20 %",
-        "",
-        "| variant | Spearman | gain share |",
-        "|---|---|---|",
-    ]
-    lines += [f"| {r['variant']} | {r['spearman@0.2']:.3f} | {r['gain@0.2']:.0%} |" for r in report["study_on_val"]]
-    return "\n".join(lines) + "\n"
+def _stored(table: Table, tap: str, rung: float) -> int:
+    """Bytes of a candidate's map of a tap at a rung, in fp16."""
+    return int(torch.tensor(table.tensors[f"map/{tap}/{rung:g}"][torch.tensor([0])].shape[2:]).prod()) * 2
 
 
-def _row(name: str, row: dict[str, Any]) -> str:
-    low, high = row["gain_share_interval"]
-    share = f"{row['gain_share']:.0%} [{low:.0%}, {high:.0%}]"
-    if "spearman" not in row:
-        return f"| {name} | - | - | {share} | {row['pass_rate_of_chosen']:.0%} |"
-    a, b = row["spearman_interval"]
-    within = f"{row['spearman']:.3f} [{a:.3f}, {b:.3f}]"
-    return f"| {name} | {within} | {row['pooled_spearman']:.2f} | {share} | {row['pass_rate_of_chosen']:.0%} |"
+def slug(variant: Variant) -> str:
+    return re.sub(r"\W+", "-", f"{variant.question} {variant.name}").strip("-")
+
+
+def best_to_ship(bench: Bench, rung: str = "0.2") -> Variant:
+    """The variant that is best on val of those that may ship: by Spearman and share of the gain together."""
+
+    def reached(variant: Variant) -> float:
+        at = bench.row(variant)["val"][variant.evaluators[0]][rung]
+        return float(at["spearman"] + at["gain_share"])
+
+    return max((variant for variant in variants(bench.model) if variant.may_ship), key=reached)

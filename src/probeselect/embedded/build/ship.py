@@ -114,20 +114,19 @@ def card(report: dict[str, Any]) -> str:
         "---",
         f"# The probe of `{model}` ({FAMILIES[model]})",
         "",
-        f"Predicts the `{EVALUATOR}` reward of the finished picture from unfinished candidates. Trained on",
-        f"{report['prompts']} prompts x 5 seeds of the train split ({STEPS} steps, guidance {guidance:g}) for",
-        f"{report['epochs']} epochs in {report['minutes']:.0f} minutes; {report['parameters'] / 1e6:.2f} M parameters. "
-        f"Of the ways to make a probe",
-        f"that the study may ship, this one ({report['chosen']}) is the best on val prompts; nothing was chosen on test",
-        "prompts. Its fusion with the preview's reward is fitted on val prompts.",
+        f"Predicts the `{EVALUATOR}` reward of the finished picture from unfinished candidates;",
+        f"{report['parameters'] / 1e6:.2f} M parameters. Trained on {report['prompts']} prompts x 5 seeds of the train",
+        f"split ({STEPS} steps, guidance {guidance:g}), {report['epochs']} epochs, {report['minutes']:.0f} minutes. Of the",
+        f"ways to make a probe that may ship, this one ({report['chosen']}) is the best on val prompts. Nothing was",
+        "chosen on test prompts; the fusion with the preview's reward is fitted on val prompts.",
         f"Made by `python -m probeselect.embedded.build collect study probe --model {model}`.",
         "",
         f"## Test prompts ({at['all']['groups']} x 5 seeds)",
         "",
         f"Mean reward {at['all']['mean']:.3f}, best of five {at['all']['best']:.3f}; whole caption met "
         f"{at['all']['pass_rate']:.0%} of single pictures, {at['all']['pass_rate_of_best']:.0%} of best-of-five.",
-        "95 % intervals by bootstrap over prompts. `shuffled` is the probe told about another candidate of the prompt: at",
-        "worst a little below zero.",
+        "95 % intervals by bootstrap over prompts. `shuffled` is the probe told about another candidate of the prompt:",
+        "at worst a little below zero.",
     ]
     for rung, rows in test.items():
         lines += [

@@ -93,9 +93,8 @@ class Bench:
         """The first principal directions [count, C] of a tap over training groups and rungs."""
         rows = torch.arange(0, len(self.train), max(1, len(self.train) // PCA_GROUPS))
         names = [name for name in self.train.tensors if name.startswith(f"map/{tap}/")]
-        vectors = torch.cat(
-            [self.train.tensors[n][rows].float().flatten(3).transpose(2, 3).flatten(0, 2) for n in names]
-        )
+        maps = (self.train.tensors[name][rows].float() for name in names)  # [R, N, C, H, W]
+        vectors = torch.cat([each.flatten(3).transpose(2, 3).flatten(0, 2) for each in maps])
         return torch.linalg.eigh(torch.cov(vectors.T))[1].flip(1)[:, :count].T.contiguous()
 
     def _trained(self, variant: Variant) -> tuple[Probe, dict[str, Any]]:

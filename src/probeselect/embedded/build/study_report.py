@@ -30,9 +30,9 @@ def _table(rows: Sequence[Row], model: str, family: str) -> str:
         f"# What makes a probe good: {model} ({family})",
         "",
         f"On {first['prompts']} val prompts x 5 seeds; 95 % intervals over prompts; made by",
-        f"`python -m probeselect.embedded.build study --model {model}`. Base: all taps through a random projection to 48",
-        f"channels, {rows[0]['prompts']} prompts, {rows[0]['epochs']} epochs, features head, distillation + 0.3 Eq. 5 + "
-        "0.02 Eq. 6, width 48.",
+        f"`python -m probeselect.embedded.build study --model {model}`. Base: all taps through a random projection to",
+        f"48 channels, {rows[0]['prompts']} prompts, {rows[0]['epochs']} epochs, a head for features, distillation +",
+        "0.3 Eq. 5 + 0.02 Eq. 6, width 48.",
         "Each row differs from it in one thing. Spearman is within prompts but for the pooled column.",
         "",
         f"![the same at {float(RUNG):.0%} of the steps]({model}.png)",
@@ -64,7 +64,7 @@ def _picture(rows: Sequence[Row], family: str) -> bytes:
     bars = {q: [rows[0], *(row for row in rows if row["question"] == q)] for q in questions}
     heights = [len(found) + 1 for found in bars.values()]
     figure = Figure(figsize=(13, 3.6 + 0.24 * sum(heights)), layout="constrained")
-    top, rest = figure.subfigures(2, 1, height_ratios=(3.4, 0.24 * sum(heights)))
+    top, rest = figure.subfigures(2, 1, squeeze=False, height_ratios=(3.4, 0.24 * sum(heights)))[:, 0]
     curve, learning = top.subplots(1, 2)
     _prompts_curve(curve, rows)
     _learning(learning, rows[0])
@@ -87,9 +87,8 @@ def _bars(panel: Axes, question: str, rows: Sequence[Row]) -> None:
             values.append(found["spearman"])
             low, high = found["spearman_interval"]
             errors.append((found["spearman"] - low, high - found["spearman"]))
-    panel.barh(
-        names, values, xerr=list(zip(*errors, strict=True)), color=BAR, ecolor=INK, height=0.65, error_kw={"lw": 1}
-    )
+    lines: dict[str, Any] = {"xerr": list(zip(*errors, strict=True)), "ecolor": INK, "error_kw": {"lw": 1}}
+    panel.barh(names, values, color=BAR, height=0.65, **lines)
     panel.axvline(values[0], color=INK, linestyle=":", linewidth=1)
     panel.invert_yaxis()
     panel.set_title(question, fontsize=9, loc="left")
@@ -102,7 +101,8 @@ def _prompts_curve(axes: Axes, rows: Sequence[Row]) -> None:
         found = [next(iter(row["val"].values()))[rung] for row in points]
         x, y = [row["prompts"] for row in points], [f["spearman"] for f in found]
         axes.plot(x, y, marker="o", markersize=4, label=f"at {rung}")
-        axes.fill_between(x, *zip(*(f["spearman_interval"] for f in found), strict=True), alpha=0.15)
+        low, high = zip(*(f["spearman_interval"] for f in found), strict=True)
+        axes.fill_between(x, low, high, alpha=0.15)
     axes.set_xscale("log")
     axes.set_xticks(x, [str(each) for each in x])
     axes.set_title("how many prompts does a probe need?", fontsize=9, loc="left")

@@ -99,3 +99,54 @@ def test_one_token_of_zeros_stands_for_all_that_the_pipeline_appends():
         ours = module(noisy, sigma, *mmdit.encoded(encode, texts))
     assert states.shape[1] == 24 + mmdit.ZERO_TOKENS
     assert torch.allclose(stock, ours, atol=1e-4) and stock.std() > 0.1
+
+
+def test_the_teacher_turns_a_diffusion_into_a_flow():
+    """A U-Net that knew picture and noise would teach exactly noise - picture, at every noise level."""
+    from types import SimpleNamespace
+
+    from probeselect.embedded import SHIPPED
+    from probeselect.embedded.build.mmdit import Teacher
+
+    teacher = Teacher(SHIPPED["embedded"].pipeline)
+    clean, noise = torch.randn(9, 4, 16, 16), torch.randn(9, 4, 16, 16)
+    sigma = torch.linspace(0.02, 0.98, 9)
+    kept = teacher.pipe.scheduler.alphas_cumprod.double()
+
+    class Knowing(torch.nn.Module):
+        def forward(self, noisy, timesteps, _states):
+            low = timesteps.floor().long()
+            share = (timesteps - low).double()
+            angle = torch.lerp(*(torch.atan2((1 - kept[t]).sqrt(), kept[t].sqrt()) for t in (low, low + 1)), share)
+            cos, sin = angle.cos().float().view(-1, 1, 1, 1), angle.sin().float().view(-1, 1, 1, 1)
+            assert torch.allclose(noisy, cos * clean + sin * noise, atol=1e-5)  # the latent of that timestep
+            return SimpleNamespace(sample=cos * noise - sin * clean)
+
+    teacher.pipe.unet = Knowing()
+    assert torch.allclose(teacher(torch.lerp(clean, noise, sigma.view(-1, 1, 1, 1)), sigma, ["a dog"] * 9),
+                          noise - clean, atol=1e-4)  # fmt: skip
+
+
+def test_the_study_sees_what_collecting_would_have_kept():
+    """A fixed projection of all channels, done afterwards, is the one that `collect` does."""
+    from probeselect.data.table import Table
+    from probeselect.embedded.build.groups import SOURCES
+    from probeselect.embedded.build.study import Bench
+    from probeselect.embedded.build.variants import Maps
+    from probeselect.probe.network import orthonormal, project, reduced
+
+    bench, taps = Bench.__new__(Bench), SOURCES["embedded"].taps
+    bench.model, channels = "embedded", 20
+    maps = {f"map/{tap}/0.2": torch.randn(3, 5, channels, 8, 8).half() for tap in taps}
+    bench.train, bench.full = Table(["a", "b", "c"], maps), {tap: torch.eye(channels) for tap in taps}
+    for kept in (Maps(6), Maps(6, side=4), Maps(None), Maps(6, "pca")):
+        bench.bases = {kept: bench._bases(kept)}
+        seen = bench.seen(bench.train, kept).tensors[f"map/{taps[1]}/0.2"]
+        assert seen.shape == (3, 5, kept.channels or channels, min(kept.side, 8), min(kept.side, 8))
+    whole = maps[f"map/{taps[1]}/0.2"].flatten(0, 1)
+    want = reduced(project(orthonormal(6, channels, seed=1), whole), 4).half()
+    bench.bases = {Maps(6, side=4): bench._bases(Maps(6, side=4))}
+    found = bench.seen(bench.train, Maps(6, side=4)).tensors[f"map/{taps[1]}/0.2"][torch.arange(3)]
+    assert torch.equal(found.flatten(0, 1), want)
+    principal = bench._bases(Maps(6, "pca"))[taps[0]]
+    assert torch.allclose(principal @ principal.T, torch.eye(6), atol=1e-4)

@@ -129,7 +129,7 @@ class Encoder(nn.Module):
         self.last = _Block(width, condition)
 
     def forward(self, maps: Sequence[Tensor], condition: Tensor) -> Tensor:
-        mixed = [to_grid(mixer(x), self.grid) for mixer, x in zip(self.mixers, maps, strict=True)]
+        mixed = [to_grid(mixer(x).float(), self.grid) for mixer, x in zip(self.mixers, maps, strict=True)]
         x = self.stem(torch.stack(mixed).sum(0))
         for block in self.fine:
             x = block(x, condition)

@@ -39,7 +39,8 @@ def study(work: Path, docs: Path, model: str) -> list[dict[str, Any]]:
     for variant in variants(model):
         rows.append(bench.row(variant))
         print(json.dumps({k: v for k, v in rows[-1].items() if k != "history"}), flush=True)
-    write_study(rows, docs, model, FAMILIES[model])
+        if len(rows) > 1:
+            write_study(rows, docs, model, FAMILIES[model])
     return rows
 
 

@@ -18,6 +18,8 @@ Row = dict[str, Any]
 
 def write_study(rows: Sequence[Row], docs: Path, model: str, family: str) -> None:
     """Write MODEL.json, MODEL.md and MODEL.png."""
+    questions = list(dict.fromkeys(row["question"] for row in rows))
+    rows = sorted(rows, key=lambda row: questions.index(row["question"]))
     docs.mkdir(parents=True, exist_ok=True)
     write_file(docs / f"{model}.json", (json.dumps(rows, indent=1) + "\n").encode())
     write_file(docs / f"{model}.md", _table(rows, model, family).encode())
@@ -105,6 +107,7 @@ def _prompts_curve(axes: Axes, rows: Sequence[Row]) -> None:
         axes.fill_between(x, low, high, alpha=0.15)
     axes.set_xscale("log")
     axes.set_xticks(x, [str(each) for each in x])
+    axes.minorticks_off()
     axes.set_title("how many prompts does a probe need?", fontsize=9, loc="left")
     axes.set_xlabel("training prompts x 5 seeds", fontsize=8)
     axes.set_ylabel("Spearman within val prompts", fontsize=8)
@@ -115,11 +118,18 @@ def _prompts_curve(axes: Axes, rows: Sequence[Row]) -> None:
 def _learning(axes: Axes, base: Row) -> None:
     epochs = range(1, len(base["history"]) + 1)
     for key in (key for key in base["history"][0] if "@" in key):
-        axes.plot(epochs, [line[key] for line in base["history"]], marker="o", markersize=4, label=key.split("@")[1])
+        axes.plot(
+            epochs,
+            [line[key] for line in base["history"]],
+            marker="o",
+            markersize=4,
+            label=f"Spearman at {key.split('@')[1]}",
+        )
     for name, style in (("temperature", "--"), ("margin", ":")):
         axes.plot(epochs, [line[name] for line in base["annealing"]], style, color=INK, linewidth=1, label=name)
     axes.set_title("the base by epoch, with its annealing", fontsize=9, loc="left")
     axes.set_xlabel("epoch", fontsize=8)
+    axes.set_xticks(epochs)
     axes.legend(fontsize=8, frameon=False)
     _plain(axes)
 

@@ -8,7 +8,7 @@ from probeselect.embedded.build.state import has_quick_bf16
 from probeselect.probe.objective import Weights
 from probeselect.probe.training import TrainingSettings
 
-SETTINGS = TrainingSettings(epochs=6, bf16=has_quick_bf16())
+SETTINGS = TrainingSettings(epochs=5, bf16=has_quick_bf16())
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class Variant:
     kind: Literal["features", "scalar"] = "features"
     evaluators: tuple[str, ...] = ("scene-check",)
     rungs: tuple[float, ...] = RUNGS
-    prompts: int | None = 800
+    prompts: int | None = 640
     width: int = 48
     settings: TrainingSettings = field(default=SETTINGS)
     may_ship: bool = False
@@ -54,27 +54,21 @@ def variants(model: str) -> list[Variant]:
         return row("loss", name, kind="scalar", settings=settings, **changes)
 
     paper = weighted(1.0, 10.0, 0.0)
-    everything = replace(SETTINGS, epochs=12)
-    common = [
+    everything = replace(SETTINGS, epochs=10)
+    rows = [
         base,
-        *(row("tap", tap, taps=(tap,)) for tap in taps),
-        row("tap", "activations without x0", taps=inner),
-        scalar("the paper's recipe: its tap, scalar head, Eq. 5 + 10 Eq. 6", paper, taps=(late,)),
-        *(row("prompts", str(count), prompts=count) for count in (100, 200, 400)),
-        row("prompts", "all", prompts=None),
         row("to ship", "all taps and channels", maps=Maps(None), prompts=None, settings=everything, may_ship=True),
         row("to ship", "x0 alone", taps=("x0",), maps=Maps(None), prompts=None, settings=everything, may_ship=True),
+        scalar("the paper's recipe: its tap, scalar head, Eq. 5 + 10 Eq. 6", paper, taps=(late,)),
+        *(row("tap", tap, taps=(tap,)) for tap in taps),
+        row("tap", "activations without x0", taps=inner),
+        *(row("prompts", str(count), prompts=count) for count in (160, 320)),
+        row("prompts", "all", prompts=None),
     ]
     if model != "embedded":
-        return common
+        return rows
     return [
-        *common,
-        row("tap", f"{late} and x0", taps=(late, "x0")),
-        row("rung", "trained at 0.2 alone", rungs=(0.2,)),
-        *(row("projection", f"random, {count} channels", maps=Maps(count)) for count in (8, 16)),
-        *(row("projection", f"PCA, {count} channels", maps=Maps(count, "pca")) for count in (8, 16, 48)),
-        row("projection", "all channels, learned", maps=Maps(None)),
-        row("map size", "8 x 8", maps=Maps(side=8)),
+        *rows,
         row("loss", "distillation alone", settings=weighted(0.0, 0.0, 1.0)),
         row("loss", "distillation + Eq. 5", settings=weighted(0.3, 0.0, 1.0)),
         row("loss", "distillation + Eq. 5, batch", settings=weighted(0.3, 0.0, 1.0, ranked_by="listwise-batch")),
@@ -83,18 +77,20 @@ def variants(model: str) -> list[Variant]:
         row("loss", "distillation + z-scores", settings=weighted(0.3, 0.0, 1.0, ranked_by="regression")),
         row("loss", "Eq. 5 through the formula", settings=weighted(1.0, 0.0, 0.0)),
         scalar("scalar head, Eq. 5", weighted(1.0, 0.0, 0.0)),
-        scalar("scalar head, Eq. 5, batch", weighted(1.0, 0.0, 0.0, ranked_by="listwise-batch")),
         scalar("scalar head, Eq. 5 + 0.1 Eq. 6", weighted(1.0, 0.1, 0.0)),
         scalar("scalar head, z-scores", weighted(1.0, 0.0, 0.0, ranked_by="regression")),
-        row("annealing", "coarse throughout", settings=replace(SETTINGS, temperature=(1.0, 1.0), margin=(0.4, 0.4))),
-        row("annealing", "fine throughout", settings=replace(SETTINGS, temperature=(0.25, 0.25), margin=(0.0, 0.0))),
+        row("projection", "random, 8 channels", maps=Maps(8)),
+        row("projection", "random, 16 channels", maps=Maps(16)),
+        row("projection", "PCA, 8 channels", maps=Maps(8, "pca")),
+        row("projection", "PCA, 48 channels", maps=Maps(48, "pca")),
+        row("projection", "all channels, learned", maps=Maps(None)),
+        row("map size", "8 x 8", maps=Maps(side=8)),
         row("heads", "scene-clip alone", evaluators=("scene-clip",)),
         row("heads", "scene-check + scene-clip", evaluators=("scene-check", "scene-clip")),
+        row("annealing", "coarse throughout", settings=replace(SETTINGS, temperature=(1.0, 1.0), margin=(0.4, 0.4))),
+        row("annealing", "fine throughout", settings=replace(SETTINGS, temperature=(0.25, 0.25), margin=(0.0, 0.0))),
         row("size", "width 24", width=24),
         row("size", "width 96", width=96),
+        row("rung", "trained at 0.2 alone", rungs=(0.2,)),
         row("seed", "another seed", settings=replace(SETTINGS, seed=1)),
-        row(
-            "to ship", "all taps and channels, width 64", maps=Maps(None), prompts=None, settings=everything, width=64,
-            may_ship=True,
-        ),
-    ]  # fmt: skip
+    ]

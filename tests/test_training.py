@@ -1,5 +1,7 @@
 """Train and score on a tiny pipeline: one path from collected pictures to a probe that ranks."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from collected import ARGUMENTS, Redness, collected, maker_of, table_of
@@ -99,6 +101,26 @@ def test_a_planted_signal_is_learnt_and_blind_tables_say_nothing(heads):
     assert spearman(val) == pytest.approx(best.spearman)  # the probe ends with its best weights
     assert spearman(without_activations(val)) == pytest.approx(0, abs=0.2)  # knows the place in the group only
     assert spearman(shuffled_activations(val)) == pytest.approx(-1 / 3, abs=0.2)  # told about somebody else
+
+
+@pytest.mark.parametrize("bf16", [False, True])
+def test_taps_of_different_sizes_and_channels_are_read_together(bf16):
+    """The signal is the sum of two taps: one coarse, one fine; either alone would tell half of it."""
+    tables = []
+    for seed, groups in ((0, 96), (1, 32)):
+        table = planted_table(groups, seed)
+        draw = torch.Generator().manual_seed(seed + 10)
+        more = torch.randn(groups, 4, generator=draw)
+        coarse = torch.randn(groups, 4, 2, 4, 4, generator=draw)
+        coarse[:, :, 0] += more[..., None, None]
+        tables.append(Table(table.prompts, table.tensors | {
+            "map/coarse/0.2": coarse.half(), "reward/redness": table.tensors["reward/redness"] + more,
+        }))  # fmt: skip
+    projections = {"tap": torch.eye(6), "coarse": torch.eye(2)}
+    torch.manual_seed(0)
+    probe = new_probe(tables[0], SCALAR, ABOUT, [0.2], projections)
+    *_, last = Training(probe, *tables, {}, replace(QUICK, bf16=bf16)).epochs()
+    assert probe.config.grid == 8 and last.spearman > 0.75
 
 
 @pytest.mark.parametrize("ranking", RANKINGS)

@@ -90,6 +90,7 @@ def run_on_ray(job: CollectJob, settings: RaySettings) -> Iterator[Progress]:
     job = replace(job, folder=job.folder.resolve())
     logging.getLogger("ray").setLevel(logging.ERROR)
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_worker_niceness", "0")  # at ray's own 15 they starve beside any other work
     # On this machine every actor is to start, whatever the cores: an actor that waits for one would wait for ever.
     cpus = None if settings.address else max(os.cpu_count() or 1, math.ceil(settings.cpus(bool(job.evaluators))))
     ray.init(

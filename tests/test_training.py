@@ -13,12 +13,15 @@ from probeselect.core.metrics import within_prompt_spearman
 from probeselect.data.dataset import Dataset
 from probeselect.data.shards import seeds_of
 from probeselect.data.table import Table, in_memory, open_table, whole_groups
+from probeselect.probe.files import load_probe, save_probe
+from probeselect.probe.fusion import Fusion
 from probeselect.probe.initial import new_probe
 from probeselect.probe.network import Head, orthonormal, project, reduced
 from probeselect.probe.objective import RANKINGS, Weights, within_prompt_spread
 from probeselect.probe.predicting import predict_table, shuffled_activations, without_activations
 from probeselect.probe.training import Training, TrainingSettings, warmup_and_cosine
-from probeselect.sampling.scorers import ProbeScorer
+from probeselect.sampling import scorers
+from probeselect.sampling.scorers import PreviewScorer, ProbeScorer
 from probeselect.sampling.select import SelectiveSampler
 
 ABOUT = {"name": "x", "denoiser": "D", "architecture": "a", "latent_channels": 4}
@@ -244,3 +247,28 @@ def test_a_trained_probe_scores_a_rollout_as_it_scores_the_shards(backbone, tmp_
     assert live.std() > 0.01 and torch.allclose(live, stored, atol=0.02 * float(live.std()))
     with pytest.raises(UsageError, match="trained for"):
         sampler("a", n=3, k=1, rungs=[0.6], **ARGUMENTS)
+
+
+def test_a_fusion_is_the_probe_and_the_preview_by_their_weights(backbone, tmp_path, monkeypatch):
+    """From a stored probe, by name: live scores are the weighted sum of what the two scorers say alone."""
+    dataset = collected(maker_of(backbone), ["a", "b"], tmp_path / "data", [Redness()])
+    table = open_table(dataset, ["redness"])
+    bases = {"x0": torch.from_numpy(dataset.projection("x0"))}
+    probe = new_probe(table, SCALAR, {"name": "tiny", **backbone.describe()}, [0.2, 0.4], bases)
+    torch.nn.init.normal_(probe.heads["redness"][-1].weight)
+    save_probe(probe, tmp_path / "plain")
+    with pytest.raises(UsageError, match="no fusion for redness"):
+        monkeypatch.setattr(scorers, "load_evaluator", lambda *_, **__: Redness())
+        scorers.load_scorer(f"fusion:{tmp_path / 'plain'}", backbone)
+    object.__setattr__(probe.config, "fusions", (Fusion("redness", 0.4, 2.0, 3.0),))
+    save_probe(probe, tmp_path / "fused")
+
+    def said(scorer, rung=0.4):
+        found = SelectiveSampler(backbone, scorer)("a", n=3, k=1, rungs=[rung], **ARGUMENTS)
+        return torch.tensor([candidate.scores[0].score for candidate in found.candidates])
+
+    parts = [said(ProbeScorer(load_probe(tmp_path / "fused"), backbone, "mine")), said(PreviewScorer(Redness()))]
+    fused = said(f"fusion:{tmp_path / 'fused'}")
+    assert min(part.std() for part in parts) > 0 and torch.allclose(fused, 2 * parts[0] + 3 * parts[1], atol=1e-4)
+    with pytest.raises(UsageError, match=r"no weights for redness at 0\.2; it has: redness at 0\.4"):
+        said(f"fusion:{tmp_path / 'fused'}", 0.2)

@@ -82,8 +82,9 @@ class SelectiveSampler:
     """Runs a backbone's candidates up to a rung, scores them and finishes the best.
 
     Args:
-        backbone: "embedded", a folder, a hub id, or any diffusers pipeline object.
-        scorer: "embedded" (the shipped probe), a probe's folder or hub id, "preview:EVALUATOR", "random", or a Scorer.
+        backbone: "embedded", "embedded-mmdit", a folder, a hub id, or any diffusers pipeline object.
+        scorer: "embedded" (the shipped probe), a probe's folder or hub id, "fusion:PROBE", "preview:EVALUATOR",
+            "random", or a Scorer.
         batch_size: most candidates in one call of the pipeline; None means as many as fit.
         tap: module path of the activation to study, for pipelines that are in no known family.
     """

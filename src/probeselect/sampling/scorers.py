@@ -24,7 +24,10 @@ from probeselect.sampling.rollout import Stage
 
 
 class Scorer(Protocol):
-    """Partial candidates -> predicted score. It may also have `check_prompts`, as evaluators do."""
+    """Partial candidates -> predicted score.
+
+    It may also have `check_prompts`, as evaluators do, and `check_rungs(rungs)`; both are asked before anything is made.
+    """
 
     name: str
     taps: tuple[Tap, ...]  # what a stage must hold
@@ -79,8 +82,11 @@ class ProbeScorer:
     def check_prompts(self, prompts: Sequence[str]) -> None:
         check_prompts(self.probe.formula(self.head), prompts)
 
+    def check_rungs(self, rungs: Sequence[float]) -> None:
+        for rung in rungs:
+            self.probe.check_rung(rung)
+
     def __call__(self, stage: Stage) -> Tensor:
-        self.probe.check_rung(stage.rung)
         prompts = [c.prompt for c in stage.candidates]
         with torch.no_grad():
             return self.probe.score(stage.maps, stage.rung, prompts, stage.prompt_embeddings, self.head)
@@ -99,6 +105,11 @@ class FusionScorer:
     def check_prompts(self, prompts: Sequence[str]) -> None:
         self.probe.check_prompts(prompts)
         self.preview.check_prompts(prompts)
+
+    def check_rungs(self, rungs: Sequence[float]) -> None:
+        self.probe.check_rungs(rungs)
+        for rung in rungs:
+            self.probe.probe.fusion(self.probe.head, rung)
 
     def __call__(self, stage: Stage) -> Tensor:
         fused = self.probe.probe.fusion(self.probe.head, stage.rung)

@@ -144,6 +144,7 @@ class SelectiveSampler:
         prompts = list(dict.fromkeys(c.prompt for c in candidates))
         for one in (self.scorer, *evaluators):
             check_prompts(one, prompts)
+        getattr(self.scorer, "check_rungs", lambda _: None)(rungs)
         records = {c: CandidateResult(c.prompt, c.seed) for c in candidates}
         tally, seconds_scoring = Tally(), 0.0
         stages = rollout(

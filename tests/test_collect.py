@@ -221,6 +221,14 @@ def test_an_evaluator_that_fails_on_everything_stops_the_run(plain, tmp_path):
     assert "broken" not in [path.parent.name for path in (dataset.folder / "scores").rglob("shard-*")]
 
 
+def test_a_folder_of_scores_is_no_command(plain):
+    """Names of evaluators can be commands; one that a foreign dataset brings along must not be run by `train`."""
+    strange = plain.folder / "scores" / "exec:touch canary"
+    strange.mkdir(parents=True)
+    assert strange.name not in Dataset(plain.folder).evaluators
+    strange.rmdir()
+
+
 def test_an_evaluator_without_features_scores_too(plain, tmp_path):
     class Remote:
         name, has_features = "remote", False

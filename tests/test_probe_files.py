@@ -182,6 +182,13 @@ sys.exit(4)
         ("tap_channels", [10**9, 4]),
         ("width", "48"),
         ("surplus", 1),
+        ("heads", [{"evaluator": "exec:touch canary", "kind": "features", "shape": [2]}]),
+        ("heads", [{"evaluator": "http://localhost/", "kind": "scalar", "shape": []}]),
+        ("heads", [{"evaluator": 5, "kind": "scalar", "shape": []}]),
+        ("fusions", 5),
+        ("fusions", [{"evaluator": "a"}]),
+        ("fusions", [{"evaluator": "a", "rung": 0.2, "probe": "1", "preview": 1.0}]),
+        ("fusions", [{"evaluator": "exec:touch canary", "rung": 0.2, "probe": 1.0, "preview": 1.0}]),
     ],
 )
 def test_bad_configurations_are_refused_naming_the_file(folder, field, value):

@@ -9,7 +9,6 @@ summary.json, summary.png
 
 import json
 import os
-import re
 import secrets
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -23,6 +22,7 @@ from numpy.typing import NDArray
 from safetensors import safe_open
 
 from probeselect.core.errors import UsageError
+from probeselect.core.names import is_plain_name
 from probeselect.data.leases import Leases
 from probeselect.data.sealed import canonical_json, sweep, write_file
 from probeselect.data.shards import FEATURES, ROWS_FILE, TENSORS, read_rows, shard_name
@@ -72,7 +72,8 @@ class Dataset:
     @cached_property
     def evaluators(self) -> tuple[str, ...]:
         """Names of the evaluators with scores."""
-        return tuple(sorted(path.name for path in (self.folder / "scores").glob("*") if path.is_dir()))
+        names = sorted(path.name for path in (self.folder / "scores").glob("*") if path.is_dir())
+        return tuple(name for name in names if is_plain_name(name))
 
     def groups_of(self, index: int) -> int:
         """How many groups a shard holds."""
@@ -218,6 +219,6 @@ def set_aside(folder: Path, root: Path) -> Path:
 
 def check_evaluator_name(name: str) -> str:
     """Raises UsageError for a name that cannot be a folder's."""
-    if not re.fullmatch(r"\w[\w.-]*", name):
+    if not is_plain_name(name):
         raise UsageError(f"evaluator {name!r}: scores are kept under its name; write NAME={name} to give it one")
     return name

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from probeselect.core.errors import UsageError
+from probeselect.core.names import is_plain_name
 from probeselect.probe.fusion import Fusion
 
 FORMAT = 1
@@ -82,6 +83,9 @@ class ProbeConfig:
             object.__setattr__(self, name, tuple(getattr(self, name)))
         if not self.taps or not len(self.taps) == len(self.tap_channels) == len(self.projected_channels):
             raise UsageError("taps, tap_channels and projected_channels must be of one length, at least 1")
+        named = [*(head.evaluator for head in self.heads), *(fusion.evaluator for fusion in self.fusions)]
+        if bad := [name for name in named if not is_plain_name(name)]:
+            raise UsageError(f"evaluator {bad[0]!r}: a file may hold a plain name only")
         if not self.heads or any(head.kind not in ("scalar", "features") for head in self.heads):
             raise UsageError("heads: at least one, each of kind 'scalar' or 'features'")
         sizes = (*self.tap_channels, *self.projected_channels, self.grid, self.width, self.latent_channels)

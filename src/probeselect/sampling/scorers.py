@@ -26,7 +26,7 @@ from probeselect.sampling.rollout import Stage
 class Scorer(Protocol):
     """Partial candidates -> predicted score.
 
-    It may also have `check_prompts`, as evaluators do, and `check_rungs(rungs)`; both are asked before anything is made.
+    It may also have `check_prompts`, as evaluators do, and `check_rungs(rungs)`: asked before anything is made.
     """
 
     name: str

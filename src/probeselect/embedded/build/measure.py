@@ -1,6 +1,8 @@
 """How well scorers choose on a table of groups: the figures of the embedded probes' cards."""
 
 import itertools
+import random
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -15,6 +17,8 @@ from probeselect.core.metrics import (
     within_prompt_spearman,
 )
 from probeselect.data.table import Table
+from probeselect.embedded.captions import caption, parse
+from probeselect.evaluators.table import load_evaluator
 
 PASS = 0.8  # scene-check above this: no fact is clearly missed
 
@@ -36,6 +40,22 @@ def figures(scores: Tensor, rewards: Tensor) -> dict[str, Any]:
         "mean_of_chosen": float(chosen.mean()),
         "pass_rate_of_chosen": float((chosen > PASS).mean()),
     }
+
+
+def evaluator_noise(table: Table, names: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """What an evaluator agrees to, within prompts, with itself told a paraphrase, and with the others: the ceiling of
+    whatever predicts it without looking at the very words or at that very evaluator.
+    """
+    prompts = [text for text in table.prompts for _ in range(table.tensors["seeds"].shape[1])]
+    again = [caption(parse(text), random.Random(text)) for text in prompts]
+    shape, pairs = table.tensors["seeds"].shape, {}
+    for name in names:
+        features = table.tensors[f"features/{name}"].flatten(0, 1).float()
+        said = load_evaluator(name).score(features, again).view(shape)
+        pairs[f"{name}, the caption paraphrased"] = (said, table.tensors[f"reward/{name}"])
+    for one, other in itertools.combinations(names, 2):
+        pairs[f"{other} for {one}"] = (table.tensors[f"reward/{other}"], table.tensors[f"reward/{one}"])
+    return {name: figures(*pair) for name, pair in pairs.items()}
 
 
 def two_drawn_share(rewards: Any) -> float:

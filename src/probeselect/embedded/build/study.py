@@ -16,8 +16,8 @@ from torch import Tensor
 from probeselect.core.losses import annealed
 from probeselect.data.sealed import write_file
 from probeselect.data.table import Table
-from probeselect.embedded.build.groups import SOURCES, load_groups, load_source
-from probeselect.embedded.build.measure import figures
+from probeselect.embedded.build.groups import EVALUATORS, SOURCES, load_groups, load_source
+from probeselect.embedded.build.measure import evaluator_noise, figures
 from probeselect.embedded.build.study_report import write_study
 from probeselect.embedded.build.variants import Maps, Variant, variants
 from probeselect.evaluators.base import Evaluator
@@ -35,12 +35,12 @@ FAMILIES = {"embedded": "U-Net, diffusion", "embedded-mmdit": "MMDiT, flow match
 def study(work: Path, docs: Path, model: str) -> list[dict[str, Any]]:
     """Train and judge every variant that is not there yet; write the table, its picture and the rows as JSON."""
     bench = Bench(work, model)
-    rows = []
+    rows, noise = [], evaluator_noise(bench.val, EVALUATORS)
     for variant in variants(model):
         rows.append(bench.row(variant))
         print(json.dumps({k: v for k, v in rows[-1].items() if k != "history"}), flush=True)
         if len(rows) > 1:
-            write_study(rows, docs, model, FAMILIES[model])
+            write_study(rows, noise, docs, model, FAMILIES[model])
     return rows
 
 

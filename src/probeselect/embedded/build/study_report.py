@@ -2,7 +2,7 @@
 
 import io
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +16,14 @@ RUNG = "0.2"
 Row = dict[str, Any]
 
 
-def write_study(rows: Sequence[Row], docs: Path, model: str, family: str) -> None:
+def write_study(rows: Sequence[Row], noise: Mapping[str, Row], docs: Path, model: str, family: str) -> None:
     """Write MODEL.json, MODEL.md and MODEL.png."""
     questions = list(dict.fromkeys(row["question"] for row in rows))
     rows = sorted(rows, key=lambda row: questions.index(row["question"]))
     docs.mkdir(parents=True, exist_ok=True)
-    write_file(docs / f"{model}.json", (json.dumps(rows, indent=1) + "\n").encode())
-    write_file(docs / f"{model}.md", _table(rows, model, family).encode())
+    content = {"variants": rows, "evaluator noise": noise}
+    write_file(docs / f"{model}.json", (json.dumps(content, indent=1) + "\n").encode())
+    write_file(docs / f"{model}.md", (_table(rows, model, family) + _noise(noise)).encode())
     write_file(docs / f"{model}.png", _picture(rows, family))
 
 
@@ -44,6 +45,21 @@ def _table(rows: Sequence[Row], model: str, family: str) -> str:
         "|---|---|---|---|---|---|---|---|---|---|",
     ]
     return "\n".join([*lines, *(_line(row, name) for row in rows for name in row["val"])]) + "\n"
+
+
+def _noise(noise: Mapping[str, Row]) -> str:
+    lines = [
+        "",
+        "## How far the evaluators agree, on the finished pictures",
+        "",
+        "| | Spearman within prompts | pooled | share of the gain |",
+        "|---|---|---|---|",
+    ]
+    for name, found in noise.items():
+        low, high = found["gain_share_interval"]
+        gain = f"{found['gain_share']:.0%} [{low:.0%}, {high:.0%}]"
+        lines.append(f"| {name} | {_with_interval(found, 'spearman')} | {found['pooled_spearman']:.2f} | {gain} |")
+    return "\n".join(lines) + "\n"
 
 
 def _line(row: Row, evaluator: str) -> str:

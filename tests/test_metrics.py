@@ -10,11 +10,15 @@ from scipy import stats
 
 from probeselect.core.metrics import (
     bootstrap_interval,
+    deviations,
     expected_best_of,
     gain_share,
+    ndcg,
     pooled_spearman,
     regret,
     top1_hit,
+    top_k_hit,
+    within_prompt_kendall,
     within_prompt_spearman,
 )
 
@@ -178,3 +182,61 @@ def test_bootstrap_leaves_undefined_resamples_out() -> None:
     assert np.isnan(bootstrap_interval(np.mean, [])).all()
     with pytest.raises(ValueError, match="same"):
         bootstrap_interval(gain_share, scores, rewards[:5])
+
+
+def orders_of(scores: list[float]) -> list[tuple[int, ...]]:
+    """Every order of the candidates that respects the scores."""
+    every = itertools.permutations(range(len(scores)))
+    return [order for order in every if all(scores[a] >= scores[b] for a, b in itertools.pairwise(order))]
+
+
+def test_within_prompt_kendall(table: Table) -> None:
+    expected = [
+        0.0 if len(set(s)) == 1 else stats.kendalltau(s, r).statistic for s, r in choosing(table) if len(set(r)) > 1
+    ]
+    result = within_prompt_kendall(*table)
+    np.testing.assert_allclose(result.per_prompt, expected, atol=1e-12)
+    np.testing.assert_array_equal(result.used, within_prompt_spearman(*table).used)
+
+
+@pytest.mark.parametrize("k", [1, 2, 3, 9])
+def test_top_k_hit_is_the_mean_over_all_orders_of_ties(table: Table, k: int) -> None:
+    """Second formula: every order in which the candidates may stand, those that respect the scores."""
+    expected = []
+    for s, r in choosing(table):
+        orders = [
+            o for o in itertools.permutations(range(len(s))) if all(s[a] >= s[b] for a, b in itertools.pairwise(o))
+        ]
+        expected.append(np.mean([max(r[i] for i in order[:k]) == max(r) for order in orders]))
+    scores, rewards, valid = table
+    assert top_k_hit(scores, rewards, k, valid) == pytest.approx(np.mean(expected))
+    if k == 1:
+        assert top_k_hit(scores, rewards, 1, valid) == pytest.approx(top1_hit(scores, rewards, valid))
+
+
+def test_top_k_needs_a_k(table: Table) -> None:
+    with pytest.raises(ValueError, match="k = 0"):
+        top_k_hit(table[0], table[1], 0, table[2])
+
+
+def test_ndcg_is_the_mean_over_all_orders_of_ties(table: Table) -> None:
+    expected = []
+    for s, r in choosing(table):
+        gains = np.array(r) - min(r)
+        if not gains.any():
+            continue
+        discounts = 1 / np.log2(np.arange(len(r)) + 2)
+        orders = [
+            o for o in itertools.permutations(range(len(s))) if all(s[a] >= s[b] for a, b in itertools.pairwise(o))
+        ]
+        best = np.sort(gains)[::-1] @ discounts
+        expected.append(np.mean([gains[list(order)] @ discounts / best for order in orders]))
+    assert ndcg(*table) == pytest.approx(np.mean(expected))
+    _, rewards, valid = table
+    assert ndcg(rewards, rewards, valid) == pytest.approx(1)
+
+
+def test_deviations(table: Table) -> None:
+    _, rewards, valid = table
+    expected = [x - np.mean(r) for _, r in choosing(table) for x in r]
+    np.testing.assert_allclose(deviations(rewards, valid), expected, atol=1e-12)

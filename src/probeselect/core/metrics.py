@@ -20,7 +20,7 @@ Mask = NDArray[np.bool_]
 
 @dataclass(frozen=True)
 class WithinPrompt:
-    """Spearman prompt by prompt. Which prompts are used depends on `rewards` and `valid`, never on the
+    """A rank correlation prompt by prompt. Which prompts are used depends on `rewards` and `valid`, never on the
     scores, so the `per_prompt` of two scorers of one table can be subtracted."""
 
     mean: float
@@ -34,11 +34,12 @@ def within_prompt_spearman(scores: ArrayLike, rewards: ArrayLike, valid: ArrayLi
 
     A prompt whose rewards are all equal, or that has fewer than two valid entries, is not used.
     """
-    s, r, v = _table(scores, rewards, valid)
-    used = np.where(v, r, -np.inf).max(axis=1) > np.where(v, r, np.inf).min(axis=1)  # [P]
-    rows = [_spearman(s[p, v[p]], r[p, v[p]]) for p in np.flatnonzero(used)]
-    per_prompt = np.nan_to_num(np.array(rows, dtype=np.float64))  # [U]
-    return WithinPrompt(_mean(per_prompt), per_prompt, used, int(np.isnan(rows).sum()))
+    return _within_prompts(_spearman, scores, rewards, valid)
+
+
+def within_prompt_kendall(scores: ArrayLike, rewards: ArrayLike, valid: ArrayLike | None = None) -> WithinPrompt:
+    """Kendall's tau-b (Kendall, Biometrika 33, 1945: ties in either leave the norm) of each prompt, and the mean."""
+    return _within_prompts(_kendall, scores, rewards, valid)
 
 
 def pooled_spearman(scores: ArrayLike, rewards: ArrayLike, valid: ArrayLike | None = None) -> float:
@@ -60,6 +61,43 @@ def top1_hit(scores: ArrayLike, rewards: ArrayLike, valid: ArrayLike | None = No
     s, r, v = _with_a_choice(scores, rewards, valid)
     hit = r == np.where(v, r, -np.inf).max(axis=1, keepdims=True)  # [U, N]
     return _mean(_mean_of_best_scored(s, hit, v))
+
+
+def top_k_hit(scores: ArrayLike, rewards: ArrayLike, k: int, valid: ArrayLike | None = None) -> float:
+    """Share of prompts that have a candidate of the prompt's best reward among the k best-scored.
+
+    Of candidates that share the k-th score, those that go in are drawn at random. Raises ValueError for k < 1.
+    """
+    if k < 1:
+        raise ValueError(f"k = {k}: look at 1 candidate at least")
+    s, r, v = _with_a_choice(scores, rewards, valid)
+    hits = []
+    for row in range(len(s)):
+        found, best = s[row, v[row]], r[row, v[row]] == r[row, v[row]].max()
+        kth = np.sort(found)[::-1][min(k, len(found)) - 1]
+        tied = found == kth
+        places = min(k, len(found)) - int((found > kth).sum())
+        misses = math.comb(int((tied & ~best).sum()), places) / math.comb(int(tied.sum()), places)
+        hits.append(1.0 if best[found > kth].any() else 1 - misses)
+    return _mean(np.array(hits))
+
+
+def ndcg(scores: ArrayLike, rewards: ArrayLike, valid: ArrayLike | None = None) -> float:
+    """Normalised discounted cumulative gain, mean over prompts whose rewards differ; 1 is the true order.
+
+    The gain of a candidate is how far its reward is above the prompt's worst, the discount of place i is log2(i + 1)
+    (Jarvelin and Kekalainen, TOIS 20, 2002). Candidates that share a score share the mean discount of their places.
+    """
+    s, r, v = _with_a_choice(scores, rewards, valid)
+    found = []
+    for row in range(len(s)):
+        order, gains = s[row, v[row]], r[row, v[row]] - r[row, v[row]].min()
+        if gains.any():
+            discounts = 1 / np.log2(np.arange(len(gains)) + 2)  # [M], of the places
+            _, inverse, counts = np.unique(-order, return_inverse=True, return_counts=True)
+            shared = np.add.reduceat(discounts, np.cumsum(counts) - counts) / counts
+            found.append((gains @ shared[inverse]) / (np.sort(gains)[::-1] @ discounts))
+    return _mean(np.array(found))
 
 
 def regret(scores: ArrayLike, rewards: ArrayLike, valid: ArrayLike | None = None) -> float:
@@ -121,6 +159,16 @@ def bootstrap_interval(
     return float(low), float(high)
 
 
+def _within_prompts(
+    correlation: Callable[[Floats, Floats], float], scores: ArrayLike, rewards: ArrayLike, valid: ArrayLike | None
+) -> WithinPrompt:
+    s, r, v = _table(scores, rewards, valid)
+    used = np.where(v, r, -np.inf).max(axis=1) > np.where(v, r, np.inf).min(axis=1)  # [P]
+    rows = [correlation(s[p, v[p]], r[p, v[p]]) for p in np.flatnonzero(used)]
+    per_prompt = np.nan_to_num(np.array(rows, dtype=np.float64))  # [U]
+    return WithinPrompt(_mean(per_prompt), per_prompt, used, int(np.isnan(rows).sum()))
+
+
 def _table(scores: ArrayLike, rewards: ArrayLike, valid: ArrayLike | None) -> tuple[Floats, Floats, Mask]:
     s, r = np.asarray(scores, dtype=np.float64), np.asarray(rewards, dtype=np.float64)  # [P, N]
     v = np.ones(r.shape, dtype=bool) if valid is None else np.asarray(valid, dtype=bool)  # [P, N]
@@ -159,6 +207,12 @@ def _spearman(a: Floats, b: Floats) -> float:
     x, y = _centred_ranks(a), _centred_ranks(b)
     norm = math.sqrt((x @ x) * (y @ y))
     return float(x @ y) / norm if norm else math.nan
+
+
+def _kendall(a: Floats, b: Floats) -> float:
+    x, y = (np.sign(values[:, None] - values[None, :]) for values in (a, b))  # [M, M]
+    norm = math.sqrt(float((x * x).sum()) * float((y * y).sum()))
+    return float((x * y).sum()) / norm if norm else math.nan
 
 
 def _centred_ranks(values: Floats) -> Floats:

@@ -100,6 +100,20 @@ def ndcg(scores: ArrayLike, rewards: ArrayLike, valid: ArrayLike | None = None) 
     return _mean(np.array(found))
 
 
+@dataclass(frozen=True)
+class Choices:
+    """Of every prompt with a choice: the reward of the best-scored candidate, the best reward and the mean; all [U]."""
+
+    chosen: Floats
+    best: Floats
+    average: Floats
+
+
+def choices(scores: ArrayLike, rewards: ArrayLike, valid: ArrayLike | None = None) -> Choices:
+    """What a scorer chooses. `gain_share` is of its sums, so these are enough to bootstrap it."""
+    return Choices(*_choices(scores, rewards, valid))
+
+
 def regret(scores: ArrayLike, rewards: ArrayLike, valid: ArrayLike | None = None) -> float:
     """Mean over prompts of best reward - reward of the best-scored candidate; in units of the reward."""
     chosen, best, _ = _choices(scores, rewards, valid)
@@ -121,17 +135,23 @@ def expected_best_of(n: int, rewards: ArrayLike, valid: ArrayLike | None = None)
 
     Prompts with fewer than n valid entries are left out. Raises ValueError for n < 1.
     """
+    found = best_of_by_prompt(n, rewards, valid)
+    return _mean(found[~np.isnan(found)])
+
+
+def best_of_by_prompt(n: int, rewards: ArrayLike, valid: ArrayLike | None = None) -> Floats:
+    """The expected best reward [P] of n candidates drawn without replacement; NaN for prompts with fewer."""
     if n < 1:
         raise ValueError(f"n = {n}: draw at least 1 candidate")
     r, _, v = _table(rewards, rewards, valid)
     ordered = np.sort(np.where(v, r, -np.inf), axis=1)  # [P, N], invalid ones first
     counts = v.sum(axis=1)  # [P]
-    expected = []
+    expected = np.full(len(r), np.nan)
     for m in np.unique(counts[counts >= n]).tolist():
         # The i-th smallest of m is the best of a draw that takes the other n - 1 from the i below it.
         weights = np.array([math.comb(i, n - 1) / math.comb(m, n) for i in range(m)])  # [m]
-        expected.append(ordered[counts == m, -m:] @ weights)
-    return _mean(np.concatenate(expected)) if expected else math.nan
+        expected[counts == m] = ordered[counts == m, -m:] @ weights
+    return expected
 
 
 def bootstrap_interval(

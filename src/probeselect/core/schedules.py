@@ -49,7 +49,7 @@ def replay(
 ) -> Earned:
     """What `plan` earns.
 
-    scores: [P, N] after each 0-based step of the plan; higher is better, ties go to the candidate drawn first.
+    scores: [P, N] after each 0-based step of the plan; higher is better, ties are broken at random.
     rewards: [P, N], of the finished pictures. Every draw is counted where there are no more than `draws` of them, else
     that many are made at random; the same seed makes the same ones, so that two plans of one n can be compared.
     Raises ValueError for a step without scores.
@@ -62,7 +62,7 @@ def replay(
     used = v.sum(axis=1) >= plan.n
     earned, exact = [], True
     for p in np.flatnonzero(used):
-        there = np.flatnonzero(v[p])
+        there = np.random.default_rng([seed, int(p)]).permutation(np.flatnonzero(v[p]))  # so that ties favour no place
         exact = exact and math.comb(len(there), plan.n) <= draws
         left = there[_drawn(len(there), plan.n, draws, seed)]  # [D, n], candidates still running
         for table, keep in zip(tables, plan.keep, strict=True):

@@ -41,8 +41,8 @@ class ScoreTable:
 def read_score_table(path: Path, rewards_from: Path | None = None) -> ScoreTable:
     """Read a table; where the file has no finished pictures, their rewards are the last row of `rewards_from`.
 
-    Candidates of a prompt that are alike in every row are one: all but the first are not valid, nor is one with an entry
-    that is not finite. Raises UsageError that names the file and what would be right.
+    Candidates of a prompt that are alike in every row are one: all but the first are not valid, nor is one with an
+    entry that is not finite. Raises UsageError that names the file and what would be right.
     """
     steps, scores = _read(path)
     if rewards_from is None:

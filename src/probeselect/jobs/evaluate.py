@@ -1,0 +1,223 @@
+"""How well scorers choose, as figures: within prompts, at equal compute, and whether the data deserve to be believed.
+
+Knows tables of scores and rewards; does not know where they come from, nor how they are drawn. Imports no torch model.
+"""
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from probeselect.core.errors import UsageError
+from probeselect.core.metrics import (
+    Floats,
+    best_of_by_prompt,
+    bootstrap_interval,
+    choices,
+    ndcg,
+    pooled_spearman,
+    top_k_hit,
+    within_prompt_kendall,
+    within_prompt_spearman,
+)
+from probeselect.core.policies import FixedPlan
+from probeselect.core.rungs import completed_steps
+from probeselect.core.schedules import replay, rows_of
+
+PAPER = (5, 0.2)  # candidates and rung of its single cut
+SWEEP = (2, 3, 4, 5, 6, 8, 10, 12, 16, 20, 24, 32, 40, 50)
+FAULT_ERRORS = 3.5  # standard errors at which a check speaks
+NO_SKILL, POOLED_SKILL = 0.02, 0.3  # within prompts at most, pooled at least: what a scorer of prompts alone shows
+
+
+@dataclass(frozen=True)
+class Scorer:
+    """Scores [P, N] after some 0-based steps."""
+
+    name: str
+    scores: Mapping[int, Floats]
+
+
+@dataclass(frozen=True)
+class Judged:
+    """Scorers of the same candidates, and the evaluator's rewards of the finished pictures."""
+
+    evaluator: str
+    rewards: Floats  # [P, N]
+    valid: NDArray[np.bool_]  # [P, N]
+    total_steps: int
+    scorers: Sequence[Scorer]
+
+    def __post_init__(self) -> None:
+        if not (self.valid.sum(1) > 1).any():
+            raise UsageError(f"{self.evaluator}: no prompt has two valid candidates, so there is nothing to choose")
+
+
+def evaluate(judged: Judged) -> dict[str, Any]:
+    """Every figure of the report, as JSON would hold it. Intervals are 95 %, by bootstrap over prompts."""
+    return {
+        "evaluator": judged.evaluator,
+        "prompts": int((judged.valid.sum(1) > 1).sum()),
+        "candidates": int(judged.valid.sum()),
+        "total_steps": judged.total_steps,
+        "rewards": _rewards(judged),
+        "choosing": [_choosing(judged, scorer.name, step, table) for scorer, step, table in _each(judged)],
+        "compute": list(_compute(judged)),
+        "faults": list(faults(judged)),
+    }
+
+
+def _each(judged: Judged) -> Iterator[tuple[Scorer, int, Floats]]:
+    for scorer in judged.scorers:
+        for step, table in scorer.scores.items():
+            yield scorer, step, table
+
+
+def _rewards(judged: Judged) -> dict[str, float]:
+    """The ends of the scale, and what a constant for every prompt would score pooled: the worth of nothing at all."""
+    found = choices(judged.rewards, judged.rewards, judged.valid)
+    sums = np.where(judged.valid, judged.rewards, 0).sum(1, keepdims=True)
+    constant = sums / np.maximum(judged.valid.sum(1, keepdims=True), 1)
+    pooled = pooled_spearman(np.broadcast_to(constant, judged.rewards.shape), judged.rewards, judged.valid)
+    return {"mean": float(found.average.mean()), "best": float(found.best.mean()), "pooled_of_a_constant": pooled}
+
+
+def _choosing(judged: Judged, name: str, step: int, table: Floats) -> dict[str, Any]:
+    rewards, valid = judged.rewards, judged.valid
+    within, kendall = (f(table, rewards, valid) for f in (within_prompt_spearman, within_prompt_kendall))
+    chosen = choices(table, rewards, valid)
+    return {
+        "scorer": name,
+        "step": step,
+        "rung": (step + 1) / judged.total_steps,
+        "spearman": within.mean,
+        "spearman_interval": bootstrap_interval(np.mean, within.per_prompt),
+        "kendall": kendall.mean,
+        "pooled_spearman": pooled_spearman(table, rewards, valid),
+        "constant_prompts": within.constant_scores,
+        "top1": top_k_hit(table, rewards, 1, valid),
+        "top2": top_k_hit(table, rewards, 2, valid),
+        "ndcg": ndcg(table, rewards, valid),
+        "regret": float((chosen.best - chosen.chosen).mean()),
+        "gain_share": _share(chosen.chosen, chosen.best, chosen.average),
+        "gain_share_interval": bootstrap_interval(_share, chosen.chosen, chosen.best, chosen.average),
+    }
+
+
+def _share(chosen: Floats, best: Floats, average: Floats) -> float:
+    possible = float((best - average).sum())
+    return float((chosen - average).sum()) / possible if possible else math.nan
+
+
+def _compute(judged: Judged) -> Iterator[dict[str, Any]]:
+    """Reward and cost of every schedule that the tables allow, against best-of-n at the same cost."""
+    most = int(judged.valid.sum(1).max())
+    for n in (1, *(n for n in SWEEP if n <= most)):
+        by_prompt = best_of_by_prompt(n, judged.rewards, judged.valid)
+        yield _earned(judged, "best of n", f"best of {n}", n, n * judged.total_steps, by_prompt)
+    cut = completed_steps(PAPER[1], judged.total_steps) - 1
+    single = [FixedPlan(n, 1, (cut,), (1,), judged.total_steps) for n in SWEEP if n <= most]
+    means = best_of_by_prompt(1, judged.rewards, judged.valid)  # what a cut at random keeps, whatever n
+    for plan in single:
+        yield _earned(judged, "random", _named(plan), plan.n, rows_of(plan), means)
+    for name, scores, plans in (
+        *((scorer.name, scorer.scores, _plans(judged, scorer, most)) for scorer in judged.scorers),
+        ("oracle", {cut: judged.rewards}, single),
+    ):
+        for plan in plans:
+            found = replay(plan, scores, judged.rewards, judged.valid)
+            by_prompt = np.full(len(judged.rewards), np.nan)
+            by_prompt[found.used] = found.per_prompt
+            yield _earned(judged, name, _named(plan), plan.n, rows_of(plan), by_prompt)
+
+
+def _plans(judged: Judged, scorer: Scorer, most: int) -> Iterator[FixedPlan]:
+    """The single cut at every step that is there and for every n at 20 %; 8 -> 4 -> 2 at 25 and 50 %."""
+    total, there = judged.total_steps, [step for step in sorted(scorer.scores) if step < judged.total_steps - 1]
+    cut = completed_steps(PAPER[1], total) - 1
+    yield from (FixedPlan(n, 1, (cut,), (1,), total) for n in SWEEP if n <= most and cut in there)
+    yield from (FixedPlan(PAPER[0], 1, (s,), (1,), total) for s in there if PAPER[0] <= most and s != cut)
+    halves = tuple(completed_steps(rung, total) - 1 for rung in (0.25, 0.5))
+    if most >= 8 and set(halves) <= set(there):
+        yield FixedPlan(8, 1, halves, (4, 2), total)
+
+
+def _named(plan: FixedPlan) -> str:
+    at = ", ".join(f"{rung:.0%}" for rung in plan.rungs)
+    return f"{' -> '.join(map(str, (plan.n, *plan.keep)))} at {at}"
+
+
+def _earned(judged: Judged, scorer: str, schedule: str, n: int, rows: int, by_prompt: Floats) -> dict[str, Any]:
+    there = ~np.isnan(by_prompt)
+    lead = by_prompt - best_of_rows(rows, judged)
+    lead = lead[~np.isnan(lead)]
+    return {
+        "scorer": scorer,
+        "schedule": schedule,
+        "n": n,
+        "rows": rows,
+        "prompts": int(there.sum()),
+        "reward": float(by_prompt[there].mean()) if there.any() else math.nan,
+        "reward_interval": bootstrap_interval(np.mean, by_prompt[there]),
+        "lead": float(lead.mean()) if len(lead) else math.nan,
+        "lead_interval": bootstrap_interval(np.mean, lead),
+    }
+
+
+def best_of_rows(rows: float, judged: Judged) -> Floats:
+    """What best-of-n earns [P] for so many rows: between two whole n by the share of prompts that would get one more.
+
+    NaN where a prompt has too few candidates, and for fewer rows than one picture takes.
+    """
+    n, rest = divmod(rows / judged.total_steps, 1)
+    if n < 1:
+        return np.full(len(judged.rewards), np.nan)
+    low = best_of_by_prompt(int(n), judged.rewards, judged.valid)
+    return low if rest == 0 else low + rest * (best_of_by_prompt(int(n) + 1, judged.rewards, judged.valid) - low)
+
+
+def faults(judged: Judged) -> Iterator[str]:
+    """What is wrong with the data or the scorers, in a line each; nothing where nothing is found."""
+    for scorer in judged.scorers:
+        last = max(scorer.scores)
+        table = scorer.scores[last]
+        within = within_prompt_spearman(table, judged.rewards, judged.valid)
+        if (shift := _shift(table, judged)) is not None:
+            yield (
+                f"{scorer.name} after step {last}: pairing is off: scores fit the rewards of the candidate "
+                f"{abs(shift)} place{'s' if abs(shift) > 1 else ''} {'later' if shift > 0 else 'earlier'}, not their own"
+            )
+        pooled = pooled_spearman(table, judged.rewards, judged.valid)
+        if within.constant_scores == len(within.per_prompt) and len(within.per_prompt):
+            yield f"{scorer.name} after step {last}: is constant within every prompt: it cannot choose a seed"
+        elif abs(within.mean) < NO_SKILL and pooled > POOLED_SKILL:
+            yield (
+                f"{scorer.name} after step {last}: pooled Spearman {pooled:.2f}, within prompts {within.mean:.2f}: "
+                "it tells prompts apart and not seeds"
+            )
+
+
+def _shift(table: Floats, judged: Judged) -> int | None:
+    """By how many places the scores must be moved to fit the rewards clearly better than where they are."""
+    n = table.shape[1]
+    moves = [move for move in (*range(-3, 0), *range(1, 4)) if abs(move) < n]
+
+    def fit(move: int) -> Floats:
+        rolled = np.roll(table, move, 1), np.roll(judged.valid, move, 1)
+        whole = judged.valid & rolled[1]
+        scores = np.where(whole, rolled[0], np.nan)
+        found = within_prompt_spearman(scores, judged.rewards, whole)
+        by_prompt = np.full(len(table), np.nan)
+        by_prompt[found.used] = found.per_prompt
+        return by_prompt
+
+    here = fit(0)
+    for move in moves:
+        better = fit(move) - here
+        better = better[~np.isnan(better)]
+        if len(better) > 1 and better.mean() > FAULT_ERRORS * better.std() / len(better) ** 0.5:
+            return move
+    return None

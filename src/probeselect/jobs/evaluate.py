@@ -186,10 +186,8 @@ def faults(judged: Judged) -> Iterator[str]:
         table = scorer.scores[last]
         within = within_prompt_spearman(table, judged.rewards, judged.valid)
         if (shift := _shift(table, judged)) is not None:
-            yield (
-                f"{scorer.name} after step {last}: pairing is off: scores fit the rewards of the candidate "
-                f"{abs(shift)} place{'s' if abs(shift) > 1 else ''} {'later' if shift > 0 else 'earlier'}, not their own"
-            )
+            places = f"{abs(shift)} place{'s' if abs(shift) > 1 else ''} {'later' if shift > 0 else 'earlier'}"
+            yield f"{scorer.name} after step {last}: pairing is off: scores fit the rewards of the candidate {places}"
         pooled = pooled_spearman(table, judged.rewards, judged.valid)
         if within.constant_scores == len(within.per_prompt) and len(within.per_prompt):
             yield f"{scorer.name} after step {last}: is constant within every prompt: it cannot choose a seed"

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from PIL import Image
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
@@ -98,6 +99,13 @@ def quick_denoiser(backbone: Backbone) -> Iterator[None]:
 
     with around_forward(backbone.denoiser, wrap):
         yield
+
+
+def finished_pictures(work: Path, model: str, split: str) -> dict[int, Image.Image]:
+    """The finished pictures of a split by their seeds."""
+    dataset = Dataset(folder_of(work, model, split))
+    rows = ((index, row) for index in dataset.done() for row in dataset.rows(index).to_pylist())
+    return {row["seed"]: Image.open(dataset.shard(index) / row["image"]).copy() for index, row in rows}
 
 
 def load_groups(work: Path, model: str, split: str) -> tuple[Table, dict[str, Tensor]]:

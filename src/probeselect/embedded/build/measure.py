@@ -2,10 +2,11 @@
 
 import itertools
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from PIL import Image
 from torch import Tensor
 
 from probeselect.core.metrics import (
@@ -42,20 +43,32 @@ def figures(scores: Tensor, rewards: Tensor) -> dict[str, Any]:
     }
 
 
-def evaluator_noise(table: Table, names: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """What an evaluator agrees to, within prompts, with itself told a paraphrase, and with the others: the ceiling of
-    whatever predicts it without looking at the very words or at that very evaluator.
+def evaluator_noise(
+    table: Table, names: Sequence[str], pictures: Mapping[int, Image.Image]
+) -> dict[str, dict[str, Any]]:
+    """What an evaluator agrees to, within prompts: with itself told a paraphrase, with itself shown the picture with
+    noise of a grey level or four, and with the others. The ceiling of whatever predicts it from something else.
     """
-    prompts = [text for text in table.prompts for _ in range(table.tensors["seeds"].shape[1])]
+    shape = table.tensors["seeds"].shape
+    prompts = [text for text in table.prompts for _ in range(shape[1])]
     again = [caption(parse(text), random.Random(text)) for text in prompts]
-    shape, pairs = table.tensors["seeds"].shape, {}
+    pairs = {}
     for name in names:
-        features = table.tensors[f"features/{name}"].flatten(0, 1).float()
-        said = load_evaluator(name).score(features, again).view(shape)
-        pairs[f"{name}, the caption paraphrased"] = (said, table.tensors[f"reward/{name}"])
+        judge, rewards = load_evaluator(name), table.tensors[f"reward/{name}"]
+        said = judge.score(table.tensors[f"features/{name}"].flatten(0, 1).float(), again).view(shape)
+        pairs[f"{name}, the caption paraphrased"] = (said, rewards)
+        for levels in (1, 4):
+            draw = np.random.default_rng(0)
+            noisy = [_with_noise(pictures[int(seed)], levels, draw) for seed in table.tensors["seeds"].flatten()]
+            pairs[f"{name}, noise of {levels} in 255"] = (judge(noisy, prompts).view(shape), rewards)
     for one, other in itertools.combinations(names, 2):
         pairs[f"{other} for {one}"] = (table.tensors[f"reward/{other}"], table.tensors[f"reward/{one}"])
     return {name: figures(*pair) for name, pair in pairs.items()}
+
+
+def _with_noise(picture: Image.Image, levels: float, draw: np.random.Generator) -> Image.Image:
+    pixels = np.asarray(picture.convert("RGB"), dtype=np.float64)
+    return Image.fromarray((pixels + draw.normal(0, levels, pixels.shape)).round().clip(0, 255).astype(np.uint8))
 
 
 def two_drawn_share(rewards: Any) -> float:

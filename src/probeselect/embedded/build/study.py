@@ -16,7 +16,7 @@ from torch import Tensor
 from probeselect.core.losses import annealed
 from probeselect.data.sealed import write_file
 from probeselect.data.table import Table
-from probeselect.embedded.build.groups import EVALUATORS, SOURCES, load_groups, load_source
+from probeselect.embedded.build.groups import EVALUATORS, SOURCES, finished_pictures, load_groups, load_source
 from probeselect.embedded.build.measure import evaluator_noise, figures
 from probeselect.embedded.build.study_report import write_study
 from probeselect.embedded.build.variants import Maps, Variant, variants
@@ -35,7 +35,7 @@ FAMILIES = {"embedded": "U-Net, diffusion", "embedded-mmdit": "MMDiT, flow match
 def study(work: Path, docs: Path, model: str) -> list[dict[str, Any]]:
     """Train and judge every variant that is not there yet; write the table, its picture and the rows as JSON."""
     bench = Bench(work, model)
-    rows, noise = [], evaluator_noise(bench.val, EVALUATORS)
+    rows, noise = [], evaluator_noise(bench.val, EVALUATORS, finished_pictures(work, model, "val"))
     for variant in variants(model):
         rows.append(bench.row(variant))
         print(json.dumps({k: v for k, v in rows[-1].items() if k != "history"}), flush=True)

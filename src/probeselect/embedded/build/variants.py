@@ -53,13 +53,14 @@ def variants(model: str) -> list[Variant]:
     def scalar(name: str, settings: TrainingSettings, **changes: object) -> Variant:
         return row("loss", name, kind="scalar", settings=settings, **changes)
 
-    paper = weighted(1.0, 10.0, 0.0)
+    paper, over_batch = weighted(1.0, 10.0, 0.0), weighted(1.0, 10.0, 0.0, ranked_by="listwise-batch")
     everything = replace(SETTINGS, epochs=10)
     rows = [
         base,
         row("to ship", "all taps and channels", maps=Maps(None), prompts=None, settings=everything, may_ship=True),
         row("to ship", "x0 alone", taps=("x0",), maps=Maps(None), prompts=None, settings=everything, may_ship=True),
         scalar("the paper's recipe: its tap, scalar head, Eq. 5 + 10 Eq. 6", paper, taps=(late,)),
+        scalar("the paper's recipe, over the batch", over_batch, taps=(late,)),
         *(row("tap", tap, taps=(tap,)) for tap in taps),
         row("tap", "activations without x0", taps=inner),
         *(row("prompts", str(count), prompts=count) for count in (160, 320)),

@@ -63,6 +63,7 @@ def planted(folder: Path, in_order: bool = False, previews: bool = False) -> Dat
         "image_format": "png",
         "taps": taps,
         "weights": "w",
+        "arguments": {"num_inference_steps": 20},
     }
     data = pin(folder, {**about, "scheduler": {"class": "S"}, "prompts": {"count": GROUPS, "sha256": "0"}})
     draw = np.random.default_rng(0)

@@ -4,14 +4,12 @@ Knows tables of scores and rewards; does not know where they come from, nor how 
 """
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from probeselect.core.errors import UsageError
+from probeselect.core.judged import Judged, Scorer
 from probeselect.core.metrics import (
     Floats,
     best_of_by_prompt,
@@ -33,32 +31,9 @@ FAULT_ERRORS = 3.5  # standard errors at which a check speaks
 NO_SKILL, POOLED_SKILL = 0.02, 0.3  # within prompts at most, pooled at least: what a scorer of prompts alone shows
 
 
-@dataclass(frozen=True)
-class Scorer:
-    """Scores [P, N] after some 0-based steps."""
-
-    name: str
-    scores: Mapping[int, Floats]
-
-
-@dataclass(frozen=True)
-class Judged:
-    """Scorers of the same candidates, and the evaluator's rewards of the finished pictures."""
-
-    evaluator: str
-    rewards: Floats  # [P, N]
-    valid: NDArray[np.bool_]  # [P, N]
-    total_steps: int
-    scorers: Sequence[Scorer]
-
-    def __post_init__(self) -> None:
-        if not (self.valid.sum(1) > 1).any():
-            raise UsageError(f"{self.evaluator}: no prompt has two valid candidates, so there is nothing to choose")
-
-
 def evaluate(judged: Judged) -> dict[str, Any]:
     """Every figure of the report, as JSON would hold it. Intervals are 95 %, by bootstrap over prompts."""
-    return {
+    report = {
         "evaluator": judged.evaluator,
         "prompts": int((judged.valid.sum(1) > 1).sum()),
         "candidates": int(judged.valid.sum()),
@@ -68,6 +43,17 @@ def evaluate(judged: Judged) -> dict[str, Any]:
         "compute": list(_compute(judged)),
         "faults": list(faults(judged)),
     }
+    plain: dict[str, Any] = _plain(report)
+    return plain
+
+
+def _plain(value: Any) -> Any:
+    """As JSON holds it: lists for tuples, and nothing for a figure that is not defined."""
+    if isinstance(value, dict):
+        return {key: _plain(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(each) for each in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _each(judged: Judged) -> Iterator[tuple[Scorer, int, Floats]]:

@@ -30,6 +30,7 @@ from probeselect.probe.fusion import Fusion, fit_fusion
 from probeselect.probe.initial import new_probe
 from probeselect.probe.network import Head, Probe
 from probeselect.probe.predicting import formula_of, predict_table, shuffled_activations, without_activations
+from probeselect.probe.seen import words_of, write_seen
 from probeselect.probe.training import Epoch, Training, TrainingSettings
 
 STATE, LOG, PLAN = "state.safetensors", "log.jsonl", "plan.json"
@@ -66,8 +67,7 @@ class TrainJob:
 
 def split_of(prompt: str, val_share: float, test_share: float) -> Split:
     """Which part a prompt belongs to, by a hash of its words; case and white space do not matter."""
-    words = " ".join(prompt.lower().split())
-    place = int.from_bytes(hashlib.sha256(words.encode("utf-8", "surrogatepass")).digest()[:8], "big") / 2**64
+    place = int.from_bytes(hashlib.sha256(words_of(prompt)).digest()[:8], "big") / 2**64
     return "test" if place < test_share else "val" if place < test_share + val_share else "train"
 
 
@@ -183,6 +183,7 @@ class TrainRun:
         }
         object.__setattr__(config, "training", trained)
         save_probe(self.probe, self.job.out, card(config, self.dataset.config, report, command))
+        write_seen(self.job.out, self.parts["train"].prompts)
         write_file(self.job.out / "report.json", canonical_json(report))
         return report
 

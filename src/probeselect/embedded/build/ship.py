@@ -22,6 +22,7 @@ from probeselect.probe.fusion import fit_fusion
 from probeselect.probe.initial import new_probe
 from probeselect.probe.network import Probe
 from probeselect.probe.predicting import formula_of, predict_table, shuffled_activations, without_activations
+from probeselect.probe.seen import write_seen
 from probeselect.probe.training import Training
 
 EVALUATOR = "scene-check"
@@ -58,6 +59,7 @@ def ship(work: Path, model: str) -> None:
         report.setdefault("lead", {})[f"{rung:g}"] = {k: lead(scorers["probe"], v, rewards) for k, v in rivals.items()}
     write_file(work / f"probe-report-{model}.json", (json.dumps(report, indent=1) + "\n").encode())
     save_probe(probe, SHIPPED[model].probe, card(report))
+    write_seen(SHIPPED[model].probe, bench.train.prompts)
     print(card(report), flush=True)
 
 

@@ -76,9 +76,7 @@ def test_the_page_asks_nobody_and_runs_only_its_own_script(table, tmp_path, monk
         assert base64.b64encode(hashlib.sha256(content.encode()).digest()).decode() in policy
     attributes = Attributes()
     attributes.feed(html)
-    assert not [
-        name for name in attributes.found if name == "style" or name.startswith("on")
-    ]  # the policy forbids them
+    assert not [name for name in attributes.found if name == "style" or name.startswith("on")]
 
 
 def test_what_is_hostile_in_the_data_is_escaped(table):

@@ -10,7 +10,7 @@ import huggingface_hub.constants
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from tiny import tiny_flux, tiny_sd, tiny_sdxl
+from tiny import tiny_flux, tiny_sd, tiny_sd3, tiny_sdxl
 from torch import nn
 
 from probeselect.backbones.loading import load_backbone
@@ -66,6 +66,16 @@ def test_a_folder_is_loaded_in_eval_mode_on_the_device_and_in_the_dtype_asked_fo
     original = tiny_sd()
     assert backbone.describe() == load_backbone(original).describe()
     assert torch.equal(backbone.pipe.unet.conv_in.weight, original.unet.conv_in.weight)
+
+
+def test_a_folder_that_was_saved_without_a_component_loads_without_it(tmp_path: Path) -> None:
+    """As SD3 without its T5."""
+    pipe = tiny_sd3()
+    pipe.text_encoder_3 = pipe.tokenizer_3 = None
+    pipe.register_modules(text_encoder_3=None, tokenizer_3=None)
+    pipe.save_pretrained(tmp_path / "sd3")
+    loaded = load_backbone(str(tmp_path / "sd3"), device="cpu")
+    assert loaded.pipe.text_encoder_3 is None and loaded.family.name == "SD3"
 
 
 def test_what_is_loaded_is_put_into_eval_mode(saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -130,8 +130,9 @@ def _from_pretrained(name: str, dtype: torch.dtype, revision: str | None) -> Any
     if not local and not re.fullmatch(r"\w[\w.-]*(/\w[\w.-]*)?", name):
         raise UsageError(f"model: {name!r} is neither a folder that exists nor a hub id such as 'owner/name'")
     source = str(folder) if local else name
+    absent = _left_out(folder / "model_index.json") if local else {}
     try:
-        pipe = DiffusionPipeline.from_pretrained(source, dtype=dtype, use_safetensors=True, revision=revision)
+        pipe = DiffusionPipeline.from_pretrained(source, dtype=dtype, use_safetensors=True, revision=revision, **absent)
     except Exception as error:  # whatever the libraries raise over a foreign folder or the network
         where = f"from {folder}" if local else "from the hub (there is no folder of that name)"
         reason = " ".join(str(error).split()) or type(error).__name__
@@ -140,6 +141,15 @@ def _from_pretrained(name: str, dtype: torch.dtype, revision: str | None) -> Any
         if isinstance(component, nn.Module):
             component.eval()
     return pipe
+
+
+def _left_out(index: Path) -> dict[str, None]:
+    """The components that a folder was saved without, such as the T5 of SD3: diffusers wants to be told of each."""
+    try:
+        entries = json.loads(index.read_text())
+        return {name: None for name, entry in entries.items() if isinstance(entry, list) and entry == [None, None]}
+    except (OSError, ValueError, AttributeError):
+        return {}  # diffusers says what is wrong with it
 
 
 def _refuse_train_mode(pipe: Any) -> None:

@@ -10,12 +10,15 @@ from PIL import Image
 
 from probeselect import SelectiveSampler, load_backbone
 from probeselect.backbones.taps import X0
+from probeselect.core.errors import UsageError
 from probeselect.core.metrics import within_prompt_spearman
-from probeselect.embedded import WEIGHTS
+from probeselect.embedded import SHIPPED, WEIGHTS
 from probeselect.embedded.build.judge import pair_accuracy
 from probeselect.embedded.captions import draw_prompts
 from probeselect.embedded.render import draw_scene, render
 from probeselect.evaluators.table import load_evaluator
+from probeselect.probe.files import load_probe
+from probeselect.probe.seen import digest_of, read_seen
 
 STEPS = {"num_inference_steps": 20, "guidance_scale": 3.0}
 
@@ -25,8 +28,12 @@ def backbone():
     return load_backbone("embedded", device="cpu")
 
 
-def test_five_to_one_at_a_fifth(backbone):
+@pytest.mark.parametrize("model", SHIPPED)
+def test_five_to_one_at_a_fifth(model):
+    backbone = load_backbone(model, device="cpu")
     result = SelectiveSampler(backbone)("two dogs above a purple book", n=5, k=1, rungs=[0.2], **STEPS)
+    scores = [candidate.scores[0].score for candidate in result.candidates]
+    assert len(set(scores)) == 5 and all(math.isfinite(score) for score in scores)
     assert (result.cost.denoiser_rows, result.cost.denoiser_rows_all) == (36, 100)
     alone = backbone.pipe(
         result.prompt, generator=torch.Generator("cpu").manual_seed(result.kept[0].seed), output_type="pt", **STEPS
@@ -50,8 +57,34 @@ def test_the_readme_command(tmp_path, capsys, monkeypatch):
     assert Image.open(tmp_path / kept["image"]).size == (64, 64)
 
 
-def test_what_ships_is_small():
-    assert sum(path.stat().st_size for path in WEIGHTS.rglob("*") if path.is_file()) <= 40 * 2**20
+def size_of(*folders):
+    return sum(path.stat().st_size for folder in folders for path in folder.rglob("*") if path.is_file())
+
+
+@pytest.mark.parametrize("shipped", SHIPPED.values(), ids=SHIPPED)
+def test_what_ships_is_small(shipped):
+    """A backbone with its probe, and the evaluators beside it."""
+    assert size_of(shipped.pipeline, shipped.probe, *WEIGHTS.glob("scene-*")) <= 40 * 2**20
+
+
+@pytest.mark.parametrize("model", SHIPPED)
+def test_a_shipped_probe_fits_its_backbone_only_and_has_seen_no_test_prompt(model):
+    probe = load_probe(SHIPPED[model].probe)
+    seen = read_seen(SHIPPED[model].probe)
+    assert len(seen) >= 500 and not any(digest_of(text) in seen for text in draw_prompts(300, seed=7, split="test"))
+    for other in SHIPPED:
+        about = load_backbone(other, device="cpu").describe()
+        if other == model:
+            probe.check_fits(about)
+        else:
+            with pytest.raises(UsageError, match="the probe was made for"):
+                probe.check_fits(about)
+
+
+def test_the_fusion_is_ready(backbone):
+    sampler = SelectiveSampler(backbone, "fusion:embedded")
+    result = sampler("a panda and two apples on blue", n=3, k=1, rungs=[0.2], **STEPS)
+    assert len({candidate.scores[0].score for candidate in result.candidates}) == 3
 
 
 def test_nothing_but_safetensors_and_text_ships():
@@ -88,12 +121,6 @@ def test_the_shipped_scorers_rank_the_seeds(backbone, scorer, rung):
     scores = [[c.scores[0].score for c in r.candidates] for r in results]
     rewards = [[c.rewards["scene-check"] for c in r.candidates] for r in results]
     assert within_prompt_spearman(scores, rewards).mean > 0.25
-
-
-def test_the_probe_tells_the_seeds_apart(backbone):
-    result = SelectiveSampler(backbone)("a panda and two apples on blue", n=5, k=1, rungs=[0.2], **STEPS)
-    scores = [candidate.scores[0].score for candidate in result.candidates]
-    assert len(set(scores)) == 5 and all(math.isfinite(score) for score in scores)
 
 
 def test_features_of_the_virtual_tap(backbone):

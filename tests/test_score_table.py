@@ -34,8 +34,9 @@ def test_rewards_may_come_from_another_file(tmp_path):
     np.testing.assert_array_equal(table.rewards, np.load(whole)["score"][-1])
     with pytest.raises(UsageError, match=r"early\.npz: \(3, 5\) prompts and candidates, .*other\.npz has \(3, 4\)"):
         read_score_table(early, written(tmp_path / "other.npz", np.zeros((6, 3, 4))))
-    with pytest.raises(UsageError, match=r"after step 2, .* ends with step 1"):
+    with pytest.raises(UsageError, match=r"early\.npz: no score before step 1, with which .*short\.npz ends"):
         read_score_table(early, written(tmp_path / "short.npz", np.zeros((2, 3, 5))))
+    assert read_score_table(whole, whole).steps == read_score_table(whole).steps == (0, 1, 2, 3, 4)
 
 
 def test_repeated_candidates_count_once_and_what_is_not_finite_not_at_all(tmp_path):

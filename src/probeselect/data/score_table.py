@@ -55,8 +55,12 @@ def read_score_table(path: Path, rewards_from: Path | None = None) -> ScoreTable
         total, rewards = final[-1] + 1, others[-1]
         if rewards.shape != scores.shape[1:]:
             raise UsageError(f"{path}: {scores.shape[1:]} prompts and candidates, {rewards_from} has {rewards.shape}")
-        if steps[-1] >= total:
-            raise UsageError(f"{path}: scores after step {steps[-1]}, {rewards_from} ends with step {total - 1}")
+        if steps[-1] == total - 1:  # the finished pictures again: no prediction
+            steps, scores = steps[:-1], scores[:-1]
+        if not steps or steps[-1] >= total:
+            raise UsageError(
+                f"{path}: no score before step {total - 1}, with which {rewards_from} ends, or later ones"
+            )
     valid = np.isfinite(scores).all(0) & np.isfinite(rewards) & ~_repeated(scores, rewards)
     if not (valid.sum(1) > 1).any():
         raise UsageError(f"{path}: no prompt has two different candidates, so there is nothing to choose between")

@@ -40,6 +40,19 @@ def test_the_figures_are_those_of_the_metrics():
     assert json.loads(json.dumps(report))["faults"] == []
 
 
+def test_two_scorers_are_compared_prompt_by_prompt():
+    """The same noise, halved: better in nearly every prompt, so the interval of the difference is far from zero."""
+    case = judged()
+    seen = case.scorers[0].scores[3]
+    better = Scorer("better", {3: (seen + case.rewards) / 2, 4: case.rewards})
+    report = evaluate(judged(scorers=[better, case.scorers[0]]))
+    row = report["paired"][0]
+    found = [within_prompt_spearman(t, case.rewards).mean for t in (better.scores[3], seen)]
+    assert (row["scorer"], row["over"], row["rung"]) == ("better", "seer", 0.2)
+    assert row["spearman"] == pytest.approx(found[0] - found[1]) and row["spearman_interval"][0] > 0
+    assert row["reward_interval"][0] > 0 and [r["rung"] for r in report["paired"]] == [0.2, 0.25]
+
+
 def test_costs_and_earnings_at_the_ends_of_the_scale():
     case = judged()
     report = evaluate(case)

@@ -58,9 +58,7 @@ def read_score_table(path: Path, rewards_from: Path | None = None) -> ScoreTable
         if steps[-1] == total - 1:  # the finished pictures again: no prediction
             steps, scores = steps[:-1], scores[:-1]
         if not steps or steps[-1] >= total:
-            raise UsageError(
-                f"{path}: no score before step {total - 1}, with which {rewards_from} ends, or later ones"
-            )
+            raise UsageError(f"{path}: no score before step {total - 1}, with which {rewards_from} ends, or later ones")
     valid = np.isfinite(scores).all(0) & np.isfinite(rewards) & ~_repeated(scores, rewards)
     if not (valid.sum(1) > 1).any():
         raise UsageError(f"{path}: no prompt has two different candidates, so there is nothing to choose between")

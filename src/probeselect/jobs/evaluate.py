@@ -3,6 +3,7 @@
 Knows tables of scores and rewards; does not know where they come from, nor how they are drawn. Imports no torch model.
 """
 
+import itertools
 import math
 from collections.abc import Iterator
 from typing import Any
@@ -40,6 +41,7 @@ def evaluate(judged: Judged) -> dict[str, Any]:
         "total_steps": judged.total_steps,
         "rewards": _rewards(judged),
         "choosing": [_choosing(judged, scorer.name, step, table) for scorer, step, table in _each(judged)],
+        "paired": list(_paired(judged)),
         "compute": list(_compute(judged)),
         "faults": list(faults(judged)),
     }
@@ -96,6 +98,26 @@ def _choosing(judged: Judged, name: str, step: int, table: Floats) -> dict[str, 
 def _share(chosen: Floats, best: Floats, average: Floats) -> float:
     possible = float((best - average).sum())
     return float((chosen - average).sum()) / possible if possible else math.nan
+
+
+def _paired(judged: Judged) -> Iterator[dict[str, Any]]:
+    """Every two scorers after the same step: by how much the first is ahead, prompt by prompt."""
+    for one, other in itertools.combinations(judged.scorers, 2):
+        for step in sorted(set(one.scores) & set(other.scores)):
+            a, b = (
+                within_prompt_spearman(scorer.scores[step], judged.rewards, judged.valid).per_prompt
+                for scorer in (one, other)
+            )
+            c, d = (choices(scorer.scores[step], judged.rewards, judged.valid).chosen for scorer in (one, other))
+            yield {
+                "scorer": one.name,
+                "over": other.name,
+                "rung": (step + 1) / judged.total_steps,
+                "spearman": float((a - b).mean()) if len(a) else math.nan,
+                "spearman_interval": bootstrap_interval(np.mean, a - b),
+                "reward": float((c - d).mean()),
+                "reward_interval": bootstrap_interval(np.mean, c - d),
+            }
 
 
 def _compute(judged: Judged) -> Iterator[dict[str, Any]]:

@@ -15,6 +15,9 @@ CHOOSING = {
     "pooled_spearman": "pooled Spearman", "top1": "best is 1st", "top2": "best in first 2", "ndcg": "NDCG",
     "regret": "regret", "gain_share": "share of the gain", "constant_prompts": "prompts without a choice",
 }  # fmt: skip
+PAIRED = {
+    "scorer": "scorer", "over": "over", "rung": "rung", "spearman": "Spearman within", "reward": "reward of the chosen",
+}  # fmt: skip
 COMPUTE = {
     "scorer": "scorer", "schedule": "schedule", "rows": "rows", "reward": "reward", "lead": "over best-of-n",
     "prompts": "prompts",
@@ -55,6 +58,9 @@ def _body(report: Report, pictures: Sequence[Chart], title: str) -> Iterator[str
     yield from map(_figure, pictures)
     yield "<h2>Choosing within prompts</h2>"
     yield _table(CHOOSING, report["choosing"])
+    if report["paired"]:
+        yield "<h2>One scorer over another, paired by prompt</h2>"
+        yield _table(PAIRED, report["paired"])
     yield "<h2>At equal compute</h2>"
     yield _table(COMPUTE, report["compute"])
 

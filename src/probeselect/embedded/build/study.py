@@ -155,11 +155,11 @@ def slug(variant: Variant) -> str:
     return re.sub(r"\W+", "-", f"{variant.question} {variant.name}").strip("-")
 
 
-def best_to_ship(bench: Bench, rung: str = "0.2") -> Variant:
-    """The variant that is best on val of those that may ship: by Spearman and share of the gain together."""
+def best_to_ship(bench: Bench) -> Variant:
+    """The variant that is best on val of those that may ship: by Spearman and share of the gain, over all rungs."""
 
     def reached(variant: Variant) -> float:
-        at = bench.row(variant)["val"][variant.evaluators[0]][rung]
-        return float(at["spearman"] + at["gain_share"])
+        found = bench.row(variant)["val"][variant.evaluators[0]].values()
+        return float(sum(at["spearman"] + at["gain_share"] for at in found))
 
     return max((variant for variant in variants(bench.model) if variant.may_ship), key=reached)

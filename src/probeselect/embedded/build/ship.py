@@ -35,6 +35,8 @@ def ship(work: Path, model: str) -> None:
     bench = Bench(work, model)
     chosen, found = best_to_ship(bench), variants(model)
     others = {"x0 alone": _named(found, "x0 alone"), "the paper's recipe": _named(found, "the paper's recipe")}
+    for variant in others.values():
+        bench.row(variant)  # trains it, where the study has not
     probe = load_probe(bench.probe_of(chosen))
     predict = _predictor(bench)
     fusions = tuple(_fusion(predict, bench, probe, chosen, rung) for rung in RUNGS)

@@ -133,7 +133,7 @@ def test_the_study_sees_what_collecting_would_have_kept():
     from probeselect.embedded.build.groups import SOURCES
     from probeselect.embedded.build.study import Bench
     from probeselect.embedded.build.variants import Maps
-    from probeselect.probe.network import orthonormal, project, reduced
+    from probeselect.probe.maps import orthonormal, project, reduced
 
     bench, taps = Bench.__new__(Bench), SOURCES["embedded"].taps
     bench.model, channels = "embedded", 20

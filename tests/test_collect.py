@@ -21,7 +21,7 @@ from probeselect.data.sealed import read_manifest
 from probeselect.data.shards import FAILED, NOT_FINITE, OK, Content, seeds_of
 from probeselect.jobs.collect import collect, parse_part
 from probeselect.jobs.score import score, score_shard
-from probeselect.probe.network import project
+from probeselect.probe.maps import project
 from probeselect.report.summary import write_summary
 from probeselect.sampling.collecting import TRIES, CollectSettings, ShardMaker
 from probeselect.sampling.select import SelectiveSampler

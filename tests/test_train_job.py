@@ -5,7 +5,6 @@ import random
 import shutil
 import subprocess
 import sys
-import unittest.mock
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,10 +19,11 @@ from probeselect.cli import main
 from probeselect.core.errors import UsageError
 from probeselect.data.dataset import Dataset, pin
 from probeselect.data.shards import OK, Content, encode_image, image_name, seeds_of, write_shard
-from probeselect.jobs import train as train_job
 from probeselect.jobs.score import score
 from probeselect.jobs.train import TrainJob, TrainRun, split_of
+from probeselect.probe import checks
 from probeselect.probe.card import leak_line
+from probeselect.probe.checks import verdict
 from probeselect.probe.files import load_probe
 from probeselect.probe.training import TrainingSettings
 
@@ -210,7 +210,7 @@ def test_rewards_that_follow_the_order_of_the_candidates_are_named_a_leak(job, t
 def test_activations_that_are_constant_within_a_prompt_are_named_a_leak(job, monkeypatch):
     """Planted: shuffling that shuffles nothing, so that a probe with skill seems to need no pairing."""
     training = run(job)
-    monkeypatch.setattr(train_job, "shuffled_activations", lambda table: table)
+    monkeypatch.setattr(checks, "shuffled_activations", lambda table: table)
     assert [leak["leak"] for leak in training._leaks()] == [False, True]
 
 
@@ -226,11 +226,10 @@ def test_the_preview_is_fused_where_it_was_judged(job, tmp_path):
 
 
 def test_a_constant_scorer_is_no_leak():
-    table = unittest.mock.Mock(tensors={"valid": torch.ones(3, 4)})
-    assert not train_job._verdict(np.zeros(30), table, "text only")["leak"]
-    assert train_job._verdict(np.full(30, 0.1) + np.linspace(-0.01, 0.01, 30), table, "text only")["leak"]
-    assert not train_job._verdict(np.linspace(-0.5, -0.1, 30), table, "shuffled")["leak"]
-    assert train_job._verdict(np.linspace(0.1, 0.5, 30), table, "shuffled")["leak"]
+    assert not verdict(np.zeros(30), 4, "text only")["leak"]
+    assert verdict(np.full(30, 0.1) + np.linspace(-0.01, 0.01, 30), 4, "text only")["leak"]
+    assert not verdict(np.linspace(-0.5, -0.1, 30), 4, "shuffled")["leak"]
+    assert verdict(np.linspace(0.1, 0.5, 30), 4, "shuffled")["leak"]
 
 
 def test_what_the_dataset_lacks_is_named(job):

@@ -16,7 +16,8 @@ from probeselect.data.table import Table, in_memory, open_table, whole_groups
 from probeselect.probe.files import load_probe, save_probe
 from probeselect.probe.fusion import Fusion
 from probeselect.probe.initial import new_probe
-from probeselect.probe.network import Head, orthonormal, project, reduced
+from probeselect.probe.maps import orthonormal, project, reduced
+from probeselect.probe.network import Head
 from probeselect.probe.objective import RANKINGS, Weights, within_prompt_spread
 from probeselect.probe.predicting import predict_table, shuffled_activations, without_activations
 from probeselect.probe.training import Training, TrainingSettings, warmup_and_cosine

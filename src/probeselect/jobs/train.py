@@ -10,7 +10,7 @@ import resource
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -25,18 +25,15 @@ from probeselect.data.sealed import canonical_json, sha256, sweep, write_file
 from probeselect.data.table import Table, open_table
 from probeselect.evaluators.base import Evaluator
 from probeselect.probe.card import card
+from probeselect.probe.checks import fuse, leaks, scores_of, text_only_probe
 from probeselect.probe.files import save_probe
-from probeselect.probe.fusion import Fusion, fit_fusion
 from probeselect.probe.initial import new_probe
 from probeselect.probe.network import Head, Probe
-from probeselect.probe.predicting import formula_of, predict_table, shuffled_activations, without_activations
 from probeselect.probe.seen import words_of, write_seen
 from probeselect.probe.training import Epoch, Training, TrainingSettings
 
 STATE, LOG, PLAN = "state.safetensors", "log.jsonl", "plan.json"
 VAL_GROUPS = 512  # that an epoch is judged by, at most
-TEXT_ONLY_GROUPS, TEXT_ONLY_EPOCHS = 512, 2
-LEAK_ERRORS = 3.5  # standard errors from zero at which a blind scorer's figure is a leak
 Split = Literal["train", "val", "test"]
 
 
@@ -166,12 +163,14 @@ class TrainRun:
 
     def finish(self, command: str) -> dict[str, Any]:
         """Write the best probe with its card; return the report. The test prompts are looked at here, once."""
+        fusions, fused = fuse(self.probe, self.judged_by, self.parts.get("test", self.judged_by), self.evaluators)
+        object.__setattr__(self.probe.config, "fusions", fusions)
         report: dict[str, Any] = {
             "epochs": len(self.history),
             "prompts": {name: len(table) for name, table in self.parts.items()},
             "figures": {name: self._measured(table) for name, table in self.parts.items() if name != "train"},
             "leaks": self._leaks(),
-            "fusions": self._fuse(),
+            "fusions": fused,
             "samples_per_second": round(self.samples_per_second, 1),
             "peak_memory_mib": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024),
         }
@@ -195,7 +194,7 @@ class TrainRun:
         return rows
 
     def _figures(self, table: Table, head: Head, rung: float) -> dict[str, Any]:
-        scores = self._scores(table, head, rung)
+        scores = scores_of(self.probe, table, head.evaluator, rung, self.evaluators)
         rewards = table.tensors[f"reward/{head.evaluator}"].numpy()
         valid = table.valid(head.evaluator).numpy()
         within = within_prompt_spearman(scores, rewards, valid)
@@ -208,98 +207,11 @@ class TrainRun:
             "regret": regret(scores, rewards, valid),
         }
 
-    def _scores(self, table: Table, head: Head, rung: float, probe: Probe | None = None) -> Any:
-        formula = formula_of(head, self.evaluators)
-        return predict_table(probe or self.probe, table, rung, head.evaluator, formula).numpy()
-
     def _leaks(self) -> list[dict[str, Any]]:
-        """What blind probes say of the val prompts: any skill within a prompt is a leak, not foresight.
-
-        One is trained on the prompt alone, so its pooled figure is what prompts give without looking at candidates; the
-        other is the probe itself, told about another candidate of the prompt.
-        """
-        val = self.judged_by
-        found = []
-        for check, probe, table in (
-            ("text only", self._text_only(), without_activations(val)),
-            ("shuffled", self.probe, shuffled_activations(val)),
-        ):
-            for head in probe.config.heads:
-                rewards, valid = val.tensors[f"reward/{head.evaluator}"].numpy(), val.valid(head.evaluator).numpy()
-                scores = self._scores(table, head, probe.config.rungs[-1], probe)
-                within = within_prompt_spearman(scores, rewards, valid)
-                line = {"check": check, "evaluator": head.evaluator, **_verdict(within.per_prompt, val, check)}
-                found.append(line | {"pooled_spearman": pooled_spearman(scores, rewards, valid)})
-        return found
-
-    def _text_only(self) -> Probe:
-        """A probe of the same kind, trained for a while on the prompts alone."""
-        train = self.parts["train"]
-        train = without_activations(train.take(torch.arange(min(TEXT_ONLY_GROUPS, len(train)))))
-        config, settings = self.probe.config, replace(self.job.settings, epochs=TEXT_ONLY_EPOCHS, patience=None)
-        projections = {tap: self.probe.get_buffer(f"projection_{i}").cpu() for i, tap in enumerate(config.taps)}
-        about = {**self.dataset.config, "name": config.backbone}
-        torch.manual_seed(settings.seed)
-        probe = new_probe(train, config.heads, about, config.rungs, projections, config.width).to(self.job.device)
-        val = without_activations(self.judged_by)
-        for _ in Training(probe, train, val, self.evaluators, settings).epochs():
-            pass
-        return probe
-
-    def _fuse(self) -> list[dict[str, Any]]:
-        """Fit the fusions with judged previews, where there are any, and say on test prompts whether they help."""
-        config, fusions, found = self.probe.config, [], []
-        for head in config.heads:
-            for rung in config.rungs:
-                name = f"preview/{head.evaluator}/{rung:g}"
-                if name not in self.judged_by.tensors:
-                    continue
-                val, test = self.judged_by, self.parts.get("test", self.judged_by)
-                fusions.append(
-                    fit_fusion(
-                        head.evaluator, rung, self._scores(val, head, rung), val.tensors[name].numpy(),
-                        val.tensors[f"reward/{head.evaluator}"].numpy(), _judged(val, head.evaluator, name),
-                    )
-                )  # fmt: skip
-                found.append(self._helped(test, head, rung, fusions[-1], name))
-        object.__setattr__(config, "fusions", tuple(fusions))
-        return found
-
-    def _helped(self, table: Table, head: Head, rung: float, fusion: Fusion, name: str) -> dict[str, Any]:
-        """Spearman within prompts of the fusion and of what it is made of, and its lead over the better of these."""
-        scores, previews = torch.from_numpy(self._scores(table, head, rung)), table.tensors[name]
-        rewards, valid = table.tensors[f"reward/{head.evaluator}"].numpy(), _judged(table, head.evaluator, name)
-        each = {"fused": fusion(scores, previews), "probe": scores, "preview": previews}
-        within = {k: within_prompt_spearman(v.numpy(), rewards, valid) for k, v in each.items()}
-        better = max(("probe", "preview"), key=lambda k: within[k].mean)
-        lead = within["fused"].per_prompt - within[better].per_prompt
-        return {
-            "evaluator": head.evaluator,
-            "rung": rung,
-            "weights": [fusion.probe, fusion.preview],
-            **{k: found.mean for k, found in within.items()},
-            "lead": float(lead.mean()) if len(lead) else float("nan"),
-            "lead_interval": list(bootstrap_interval(np.mean, lead)),
-        }
-
-
-def _judged(table: Table, evaluator: str, preview: str) -> Any:
-    """Which candidates [G, N] have a reward and a preview that was judged."""
-    return (table.valid(evaluator) & table.tensors[preview].isfinite()).numpy()
-
-
-def _verdict(per_prompt: Any, val: Table, check: str) -> dict[str, Any]:
-    """Whether a blind scorer's mean Spearman is zero within error.
-
-    Shuffling by a roll leaves a scorer with skill a little below zero: it is told about another candidate, and a good
-    one elsewhere makes a bad one here more likely; by 1 / (N - 1) at most.
-    """
-    n = val.tensors["valid"].shape[1]
-    mean = float(per_prompt.mean()) if len(per_prompt) else 0.0
-    error = float(per_prompt.std() / max(len(per_prompt), 1) ** 0.5) if len(per_prompt) else 0.0
-    lowest = -1 / (n - 1) if check == "shuffled" and n > 1 else 0.0
-    leak = mean > LEAK_ERRORS * error or mean < lowest - LEAK_ERRORS * error
-    return {"spearman": round(mean, 4), "standard_error": round(error, 4), "leak": bool(leak)}
+        blind = text_only_probe(
+            self.probe, self.parts["train"], self.judged_by, self.evaluators, self.job.settings, self.job.device
+        )
+        return leaks(self.probe, blind, self.judged_by, self.evaluators)
 
 
 def _digest(prompts: Sequence[str]) -> str:

@@ -14,7 +14,8 @@ from probeselect.backbones.loading import Backbone, load_backbone
 from probeselect.backbones.taps import X0, TapReader
 from probeselect.core.candidates import candidates_of
 from probeselect.embedded.captions import draw_prompts
-from probeselect.probe.network import Head, Probe, ProbeConfig, orthonormal, project
+from probeselect.probe.maps import orthonormal, project
+from probeselect.probe.network import Head, Probe, ProbeConfig
 from probeselect.sampling.rollout import Stage, rollout
 from probeselect.sampling.scorers import load_scorer
 from probeselect.sampling.select import SelectiveSampler

@@ -33,7 +33,7 @@ from probeselect.data.shards import (
     image_name,
     seeds_of,
 )
-from probeselect.probe.network import orthonormal, project, reduced
+from probeselect.probe.maps import orthonormal, project, reduced
 from probeselect.sampling.rollout import Tally, rollout
 
 TRIES = 3  # of a group, before it is given up

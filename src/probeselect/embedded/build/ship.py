@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,17 +16,15 @@ from probeselect.embedded.build.measure import compare, lead
 from probeselect.embedded.build.study import FAMILIES, Bench, best_to_ship
 from probeselect.embedded.build.variants import Variant, variants
 from probeselect.evaluators.table import load_evaluator
+from probeselect.probe.checks import text_only_probe
 from probeselect.probe.files import load_probe, save_probe
 from probeselect.probe.fusion import fit_fusion
-from probeselect.probe.initial import new_probe
 from probeselect.probe.network import Probe
 from probeselect.probe.predicting import formula_of, predict_table, shuffled_activations, without_activations
 from probeselect.probe.seen import write_seen
-from probeselect.probe.training import Training
 
 EVALUATOR = "scene-check"
 DECIDES = 0.2  # the rung that the card compares at
-TEXT_ONLY_EPOCHS = 2
 
 
 def ship(work: Path, model: str) -> None:
@@ -41,7 +38,8 @@ def ship(work: Path, model: str) -> None:
     predict = _predictor(bench)
     fusions = tuple(_fusion(predict, bench, probe, chosen, rung) for rung in RUNGS)
     object.__setattr__(probe.config, "fusions", fusions)
-    text_only = _text_only(bench, chosen)
+    train, val = (bench.seen(table, chosen.maps) for table in (bench.train, bench.val))
+    text_only = text_only_probe(probe, train, val, {EVALUATOR: load_evaluator(EVALUATOR)}, chosen.settings)
     test, _ = load_groups(work, model, "test")
     report: dict[str, Any] = {"model": model, "chosen": chosen.name, **_trained_on(bench, chosen), "test": {}}
     for i, rung in enumerate(RUNGS):
@@ -87,19 +85,6 @@ def _fusion(predict: Predict, bench: Bench, probe: Probe, variant: Variant, rung
     scores, preview = predict(probe, val, variant, rung), val.tensors[f"preview/{EVALUATOR}/{rung:g}"]
     rewards, valid = val.tensors[f"reward/{EVALUATOR}"], val.valid(EVALUATOR) & preview.isfinite()
     return fit_fusion(EVALUATOR, rung, *(table.numpy() for table in (scores, preview, rewards, valid)))
-
-
-def _text_only(bench: Bench, variant: Variant) -> Probe:
-    """A probe like the shipped one, trained on prompts without activations."""
-    train, val = (without_activations(bench.seen(table, variant.maps)) for table in (bench.train, bench.val))
-    torch.manual_seed(0)
-    config = load_probe(bench.probe_of(variant)).config
-    bases = {tap: bench.bases[variant.maps][tap] for tap in variant.taps}
-    probe = new_probe(train, config.heads, bench.about, config.rungs, bases, config.width)
-    settings = replace(variant.settings, epochs=TEXT_ONLY_EPOCHS)
-    for _ in Training(probe, train, val, {EVALUATOR: load_evaluator(EVALUATOR)}, settings).epochs():
-        pass
-    return probe
 
 
 def _trained_on(bench: Bench, variant: Variant) -> dict[str, Any]:

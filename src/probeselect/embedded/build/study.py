@@ -24,7 +24,8 @@ from probeselect.evaluators.base import Evaluator
 from probeselect.evaluators.table import load_evaluator
 from probeselect.probe.files import save_probe
 from probeselect.probe.initial import new_probe
-from probeselect.probe.network import Head, Probe, orthonormal, project, reduced
+from probeselect.probe.maps import orthonormal, project, reduced
+from probeselect.probe.network import Head, Probe
 from probeselect.probe.predicting import formula_of, predict_table, with_maps
 from probeselect.probe.training import Training, TrainingSettings
 

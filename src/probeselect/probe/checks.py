@@ -1,0 +1,126 @@
+"""What a trained probe must show: nothing when it is blind, and whether a preview beside it would help."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from probeselect.core.metrics import Floats, bootstrap_interval, pooled_spearman, within_prompt_spearman
+from probeselect.data.table import Table
+from probeselect.evaluators.base import Evaluator
+from probeselect.probe.fusion import Fusion, fit_fusion
+from probeselect.probe.initial import new_probe
+from probeselect.probe.network import Probe
+from probeselect.probe.predicting import formula_of, predict_table, shuffled_activations, without_activations
+from probeselect.probe.training import Training, TrainingSettings
+
+TEXT_ONLY_GROUPS, TEXT_ONLY_EPOCHS = 512, 2
+LEAK_ERRORS = 3.5  # standard errors from zero at which a blind scorer's figure is a leak
+
+
+def scores_of(
+    probe: Probe, table: Table, evaluator: str, rung: float, evaluators: Mapping[str, Evaluator]
+) -> NDArray[np.float32]:
+    """What the probe's head for an evaluator says of a table at a rung: [G, N]."""
+    head = next(head for head in probe.config.heads if head.evaluator == evaluator)
+    found: NDArray[np.float32] = predict_table(probe, table, rung, evaluator, formula_of(head, evaluators)).numpy()
+    return found
+
+
+def text_only_probe(
+    like: Probe,
+    train: Table,
+    val: Table,
+    evaluators: Mapping[str, Evaluator],
+    settings: TrainingSettings,
+    device: torch.device | str = "cpu",
+) -> Probe:
+    """A probe of the same kind, trained for a while on some prompts without their activations."""
+    config = like.config
+    train = without_activations(train.take(torch.arange(min(TEXT_ONLY_GROUPS, len(train)))))
+    settings = replace(settings, epochs=TEXT_ONLY_EPOCHS, patience=None)
+    projections = {tap: like.get_buffer(f"projection_{i}").cpu() for i, tap in enumerate(config.taps)}
+    about = {"name": config.backbone} | {n: getattr(config, n) for n in ("denoiser", "architecture", "latent_channels")}
+    torch.manual_seed(settings.seed)
+    probe = new_probe(train, config.heads, about, config.rungs, projections, config.width).to(device)
+    for _ in Training(probe, train, without_activations(val), evaluators, settings).epochs():
+        pass
+    return probe
+
+
+def leaks(probe: Probe, text_only: Probe, val: Table, evaluators: Mapping[str, Evaluator]) -> list[dict[str, Any]]:
+    """What blind probes say of the val prompts: any skill within a prompt is a leak, not foresight.
+
+    One was trained on the prompt alone, so its pooled figure is what prompts give without looking at candidates; the
+    other is the probe itself, told about another candidate of the prompt.
+    """
+    found = []
+    for check, blind, table in (
+        ("text only", text_only, without_activations(val)),
+        ("shuffled", probe, shuffled_activations(val)),
+    ):
+        for head in blind.config.heads:
+            name = head.evaluator
+            rewards, valid = val.tensors[f"reward/{name}"].numpy(), val.valid(name).numpy()
+            scores = scores_of(blind, table, name, blind.config.rungs[-1], evaluators)
+            per_prompt = within_prompt_spearman(scores, rewards, valid).per_prompt
+            line = {"check": check, "evaluator": name, **verdict(per_prompt, valid.shape[1], check)}
+            found.append(line | {"pooled_spearman": pooled_spearman(scores, rewards, valid)})
+    return found
+
+
+def verdict(per_prompt: Floats, n: int, check: str) -> dict[str, Any]:
+    """Whether a blind scorer's mean Spearman over prompts of n candidates is zero within error.
+
+    Shuffling by a roll leaves a scorer with skill a little below zero: it is told about another candidate, and a good
+    one elsewhere makes a bad one here more likely; by 1 / (n - 1) at most.
+    """
+    mean = float(per_prompt.mean()) if len(per_prompt) else 0.0
+    error = float(per_prompt.std() / max(len(per_prompt), 1) ** 0.5) if len(per_prompt) else 0.0
+    lowest = -1 / (n - 1) if check == "shuffled" and n > 1 else 0.0
+    leak = mean > LEAK_ERRORS * error or mean < lowest - LEAK_ERRORS * error
+    return {"spearman": round(mean, 4), "standard_error": round(error, 4), "leak": bool(leak)}
+
+
+def fuse(
+    probe: Probe, val: Table, test: Table, evaluators: Mapping[str, Evaluator]
+) -> tuple[tuple[Fusion, ...], list[dict[str, Any]]]:
+    """Fusions with judged previews, where there are any, fitted on val; and whether they help, measured on test."""
+    fusions, found = [], []
+    for head in probe.config.heads:
+        for rung in probe.config.rungs:
+            name = f"preview/{head.evaluator}/{rung:g}"
+            if name not in val.tensors:
+                continue
+            scores = scores_of(probe, val, head.evaluator, rung, evaluators)
+            fusions.append(fit_fusion(head.evaluator, rung, scores, *_judged(val, head.evaluator, name)))
+            scores = scores_of(probe, test, head.evaluator, rung, evaluators)
+            found.append(_helped(fusions[-1], scores, *_judged(test, head.evaluator, name)))
+    return tuple(fusions), found
+
+
+def _judged(table: Table, evaluator: str, preview: str) -> tuple[Any, Any, Any]:
+    """Previews' rewards, rewards, and which candidates have both; all [G, N]."""
+    previews = table.tensors[preview]
+    valid = table.valid(evaluator) & previews.isfinite()
+    return previews.numpy(), table.tensors[f"reward/{evaluator}"].numpy(), valid.numpy()
+
+
+def _helped(fusion: Fusion, scores: Any, previews: Any, rewards: Any, valid: Any) -> dict[str, Any]:
+    """Spearman within prompts of the fusion and of what it is made of, and its lead over the better of these."""
+    fused = fusion(torch.from_numpy(scores), torch.from_numpy(previews)).numpy()
+    each = {"fused": fused, "probe": scores, "preview": previews}
+    within = {name: within_prompt_spearman(table, rewards, valid) for name, table in each.items()}
+    better = max(("probe", "preview"), key=lambda name: within[name].mean)
+    lead = within["fused"].per_prompt - within[better].per_prompt
+    return {
+        "evaluator": fusion.evaluator,
+        "rung": fusion.rung,
+        "weights": [fusion.probe, fusion.preview],
+        **{name: found.mean for name, found in within.items()},
+        "lead": float(lead.mean()) if len(lead) else float("nan"),
+        "lead_interval": list(bootstrap_interval(np.mean, lead)),
+    }

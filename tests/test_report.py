@@ -14,6 +14,7 @@ from test_train_job import SETTINGS, planted, run
 from probeselect.cli import main
 from probeselect.core.judged import Scorer
 from probeselect.data.dataset import Dataset
+from probeselect.jobs import judging
 from probeselect.jobs.evaluate import evaluate
 from probeselect.jobs.judging import of_dataset, of_score_tables, prompts_not_seen
 from probeselect.jobs.train import TrainJob
@@ -94,6 +95,7 @@ def test_what_is_hostile_in_the_data_is_escaped(table):
         (["--probe", "x"], "--probe and --evaluator: need a dataset"),
         (["--against", "late.npz"], "write NAME=TABLE"),
         (["--against", "x=none.npz"], "there is no such file"),
+        (["--against", "seer=late.npz"], "--against 'seer': given twice"),
     ],
 )
 def test_bad_use_is_one_line(table, tmp_path, monkeypatch, capsys, arguments, says):
@@ -126,6 +128,24 @@ def test_a_dataset_is_judged_by_prompts_that_the_probe_has_not_seen(trained, tmp
     assert names == {"mine", "fusion:mine", "preview:brightness", "random"}
     late = {row["scorer"]: row["spearman"] for row in report["choosing"] if row["step"] == 7}
     assert late["mine"] > 0.6 and abs(late["random"]) < 0.45 < late["preview:brightness"]
+
+
+def test_two_probes_of_one_name_are_refused(trained, tmp_path, monkeypatch, capsys):
+    data, probe = trained
+    with pytest.raises(SystemExit):
+        said(monkeypatch, capsys, data, "--probe", probe, "--probe", probe, "--out", tmp_path / "report")
+    assert "--probe 'mine': given twice" in capsys.readouterr().err
+
+
+def test_a_preview_that_was_not_judged_counts_nowhere(trained, monkeypatch):
+    """Its candidate is left out for every scorer, so that they are judged by the same ones."""
+    data, probe = Dataset(trained[0]), trained[1]
+    whole = judging.open_table(data, ["brightness"])
+    whole.tensors["preview/brightness/0.4"][2, 1] = float("nan")
+    monkeypatch.setattr(judging, "open_table", lambda *_: whole)
+    judged = of_dataset(data, "brightness", {"mine": load_probe(probe)}, {})
+    assert not judged.valid[2, 1] and judged.valid.sum() == judged.valid.size - 1
+    assert evaluate(judged)["candidates"] == judged.valid.size - 1
 
 
 def test_a_probe_that_does_not_say_what_it_has_seen_is_named(trained, tmp_path):

@@ -36,6 +36,10 @@ def test_rewards_may_come_from_another_file(tmp_path):
         read_score_table(early, written(tmp_path / "other.npz", np.zeros((6, 3, 4))))
     with pytest.raises(UsageError, match=r"early\.npz: no score before step 1, with which .*short\.npz ends"):
         read_score_table(early, written(tmp_path / "short.npz", np.zeros((2, 3, 5))))
+    with pytest.raises(
+        UsageError, match=r"else\.npz: its finished pictures got other rewards than those of .*base\.npz"
+    ):
+        read_score_table(written(tmp_path / "else.npz", draw.standard_normal((6, 3, 5))), whole)
     assert read_score_table(whole, whole).steps == read_score_table(whole).steps == (0, 1, 2, 3, 4)
 
 

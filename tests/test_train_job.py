@@ -207,7 +207,7 @@ def test_rewards_that_follow_the_order_of_the_candidates_are_named_a_leak(job, t
     assert "something leaks" in leak_line(leaks[0]) and "leaks" not in leak_line(leaks[1])
 
 
-def test_activations_that_are_constant_within_a_prompt_are_named_a_leak(job, monkeypatch):
+def test_a_probe_that_does_well_when_it_is_told_about_others_is_named_a_leak(job, monkeypatch):
     """Planted: shuffling that shuffles nothing, so that a probe with skill seems to need no pairing."""
     training = run(job)
     monkeypatch.setattr(checks, "shuffled_activations", lambda table: table)

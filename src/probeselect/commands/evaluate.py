@@ -38,7 +38,8 @@ def evaluate(
             raise UsageError("--probe and --evaluator: need a dataset; a score table holds scores and rewards already")
         from probeselect.jobs.judging import of_score_tables
 
-        judged, notes = of_score_tables({source.stem: source, **_named(against or [])}, rewards), []
+        tables = _once([(source.stem, source), *map(_named, against or [])], "--against")
+        judged, notes = of_score_tables(tables, rewards), []
     report = figures_of(judged)
     report["faults"] += notes
     write_report(report, out, title or f"How well is {judged.evaluator} foreseen?")
@@ -54,14 +55,19 @@ def evaluate(
     print(f"{out / 'report.html'} has tables and pictures, report.json every figure")
 
 
-def _named(pairs: list[str]) -> dict[str, Path]:
-    found = {}
-    for pair in pairs:
-        name, _, path = pair.partition("=")
-        if not (name and path):
-            raise UsageError(f"--against {pair!r}: write NAME=TABLE.npz")
-        found[name] = Path(path)
-    return found
+def _named(pair: str) -> tuple[str, Path]:
+    name, _, path = pair.partition("=")
+    if not (name and path):
+        raise UsageError(f"--against {pair!r}: write NAME=TABLE.npz")
+    return name, Path(path)
+
+
+def _once(named: list[tuple[str, Path]], option: str) -> dict[str, Path]:
+    """By name. Raises UsageError for a name that comes twice: the report could not tell them apart."""
+    names = [name for name, _ in named]
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise UsageError(f"{option} {twice[0]!r}: given twice; each needs a name of its own")
+    return dict(named)
 
 
 def _of_dataset(folder: Path, evaluator: str, names: list[str]):  # type: ignore[no-untyped-def]
@@ -75,8 +81,9 @@ def _of_dataset(folder: Path, evaluator: str, names: list[str]):  # type: ignore
     chosen = parse_evaluators(evaluator) or [(name, None) for name in dataset.evaluators[:1]]
     if len(chosen) != 1:
         raise UsageError(f"--evaluator {evaluator!r}: name one that has scored {folder}")
-    (name, weights), probes = chosen[0], {Path(each).name: load_probe(each) for each in names}
+    folders = _once([(Path(each).name, Path(each)) for each in names], "--probe")
+    (name, weights), probes = chosen[0], {each: load_probe(path) for each, path in folders.items()}
     kinds = {(head.evaluator, head.kind) for each in probes.values() for head in each.config.heads}
     formulas = {name: load_evaluator(name, weights)} if (name, "features") in kinds else {}
-    unseen, notes = prompts_not_seen(dataset, {Path(each).name: read_seen(Path(each)) for each in names})
+    unseen, notes = prompts_not_seen(dataset, {each: read_seen(path) for each, path in folders.items()})
     return of_dataset(dataset, name, probes, formulas, unseen), notes

@@ -10,6 +10,7 @@ figures are its expectation: a scorer that says nothing is worth nothing, whatev
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -128,6 +129,27 @@ def gain_share(scores: ArrayLike, rewards: ArrayLike, valid: ArrayLike | None = 
     chosen, best, average = _choices(scores, rewards, valid)
     possible = _mean(best - average)
     return _mean(chosen - average) / possible if possible else math.nan
+
+
+def figures(scores: ArrayLike, rewards: ArrayLike, valid: ArrayLike | None = None) -> dict[str, Any]:
+    """How well a scorer chooses, as every report says it; intervals are [low, high], 95 %, over prompts."""
+    within, made = within_prompt_spearman(scores, rewards, valid), choices(scores, rewards, valid)
+    lost = made.best - made.chosen
+
+    def share(chosen: Floats, best: Floats, average: Floats) -> float:
+        possible = _mean(best - average)
+        return _mean(chosen - average) / possible if possible else math.nan
+
+    gains = made.chosen, made.best, made.average
+    return {
+        "spearman": within.mean,
+        "spearman_interval": list(bootstrap_interval(np.mean, within.per_prompt)),
+        "pooled_spearman": pooled_spearman(scores, rewards, valid),
+        "regret": _mean(lost),
+        "regret_interval": list(bootstrap_interval(np.mean, lost)),
+        "gain_share": share(*gains),
+        "gain_share_interval": list(bootstrap_interval(share, *gains)),
+    }
 
 
 def expected_best_of(n: int, rewards: ArrayLike, valid: ArrayLike | None = None) -> float:

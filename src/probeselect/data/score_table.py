@@ -56,6 +56,8 @@ def read_score_table(path: Path, rewards_from: Path | None = None) -> ScoreTable
         if rewards.shape != scores.shape[1:]:
             raise UsageError(f"{path}: {scores.shape[1:]} prompts and candidates, {rewards_from} has {rewards.shape}")
         if steps[-1] == total - 1:  # the finished pictures again: no prediction
+            if not np.array_equal(scores[-1], rewards, equal_nan=True):
+                raise UsageError(f"{path}: its finished pictures got other rewards than those of {rewards_from}")
             steps, scores = steps[:-1], scores[:-1]
         if not steps or steps[-1] >= total:
             raise UsageError(f"{path}: no score before step {total - 1}, with which {rewards_from} ends, or later ones")

@@ -16,6 +16,7 @@ from probeselect.core.metrics import (
     best_of_by_prompt,
     bootstrap_interval,
     choices,
+    figures,
     ndcg,
     pooled_spearman,
     top_k_hit,
@@ -76,28 +77,17 @@ def _rewards(judged: Judged) -> dict[str, float]:
 def _choosing(judged: Judged, name: str, step: int, table: Floats) -> dict[str, Any]:
     rewards, valid = judged.rewards, judged.valid
     within, kendall = (f(table, rewards, valid) for f in (within_prompt_spearman, within_prompt_kendall))
-    chosen = choices(table, rewards, valid)
     return {
         "scorer": name,
         "step": step,
         "rung": (step + 1) / judged.total_steps,
-        "spearman": within.mean,
-        "spearman_interval": bootstrap_interval(np.mean, within.per_prompt),
+        **figures(table, rewards, valid),
         "kendall": kendall.mean,
-        "pooled_spearman": pooled_spearman(table, rewards, valid),
         "constant_prompts": within.constant_scores,
         "top1": top_k_hit(table, rewards, 1, valid),
         "top2": top_k_hit(table, rewards, 2, valid),
         "ndcg": ndcg(table, rewards, valid),
-        "regret": float((chosen.best - chosen.chosen).mean()),
-        "gain_share": _share(chosen.chosen, chosen.best, chosen.average),
-        "gain_share_interval": bootstrap_interval(_share, chosen.chosen, chosen.best, chosen.average),
     }
-
-
-def _share(chosen: Floats, best: Floats, average: Floats) -> float:
-    possible = float((best - average).sum())
-    return float((chosen - average).sum()) / possible if possible else math.nan
 
 
 def _paired(judged: Judged) -> Iterator[dict[str, Any]]:

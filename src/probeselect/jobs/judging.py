@@ -75,6 +75,8 @@ def of_dataset(
         raise UsageError(f"{dataset.folder}: does not say how many steps its pictures took, so costs cannot be told")
     scorers = list(_scorers(dataset, table, evaluator, probes, formulas, total))
     rewards, valid = table.tensors[f"reward/{evaluator}"].double().numpy(), table.valid(evaluator).numpy()
+    for scorer in scorers:  # a candidate that one of them has no score for counts in none
+        valid = np.logical_and.reduce([valid, *(np.isfinite(scores) for scores in scorer.scores.values())])
     return Judged(evaluator, rewards, valid, total, scorers)
 
 

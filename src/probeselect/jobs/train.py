@@ -14,12 +14,11 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 import torch
 from safetensors.torch import load, save
 
 from probeselect.core.errors import UsageError
-from probeselect.core.metrics import bootstrap_interval, gain_share, pooled_spearman, regret, within_prompt_spearman
+from probeselect.core.metrics import figures
 from probeselect.data.dataset import Dataset
 from probeselect.data.sealed import canonical_json, sha256, sweep, write_file
 from probeselect.data.table import Table, open_table
@@ -195,17 +194,7 @@ class TrainRun:
 
     def _figures(self, table: Table, head: Head, rung: float) -> dict[str, Any]:
         scores = scores_of(self.probe, table, head.evaluator, rung, self.evaluators)
-        rewards = table.tensors[f"reward/{head.evaluator}"].numpy()
-        valid = table.valid(head.evaluator).numpy()
-        within = within_prompt_spearman(scores, rewards, valid)
-        return {
-            "spearman": within.mean,
-            "spearman_interval": list(bootstrap_interval(np.mean, within.per_prompt)),
-            "pooled_spearman": pooled_spearman(scores, rewards, valid),
-            "gain_share": gain_share(scores, rewards, valid),
-            "gain_share_interval": list(bootstrap_interval(gain_share, scores, rewards, valid)),
-            "regret": regret(scores, rewards, valid),
-        }
+        return figures(scores, table.tensors[f"reward/{head.evaluator}"].numpy(), table.valid(head.evaluator).numpy())
 
     def _leaks(self) -> list[dict[str, Any]]:
         blind = text_only_probe(
@@ -220,8 +209,8 @@ def _digest(prompts: Sequence[str]) -> str:
 
 def _line(epoch: Epoch) -> dict[str, Any]:
     line: dict[str, Any] = {"epoch": epoch.epoch, "loss": round(epoch.loss, 5), "spearman": round(epoch.spearman, 4)}
-    for (name, rung), figures in epoch.figures.items():
-        line[f"{name}@{rung:g}"] = {"spearman": round(figures.spearman, 4), "gain": round(figures.gain, 4)}
+    for (name, rung), found in epoch.figures.items():
+        line[f"{name}@{rung:g}"] = {"spearman": round(found.spearman, 4), "gain": round(found.gain, 4)}
     return line | {"best": epoch.best}
 
 

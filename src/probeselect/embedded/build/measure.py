@@ -9,14 +9,8 @@ import numpy as np
 from PIL import Image
 from torch import Tensor
 
-from probeselect.core.metrics import (
-    bootstrap_interval,
-    expected_best_of,
-    gain_share,
-    pooled_spearman,
-    regret,
-    within_prompt_spearman,
-)
+from probeselect.core import metrics
+from probeselect.core.metrics import bootstrap_interval, expected_best_of, gain_share
 from probeselect.data.table import Table
 from probeselect.embedded.captions import caption, parse
 from probeselect.evaluators.table import load_evaluator
@@ -25,19 +19,11 @@ PASS = 0.8  # scene-check above this: no fact is clearly missed
 
 
 def figures(scores: Tensor, rewards: Tensor) -> dict[str, Any]:
-    """Within-prompt and pooled Spearman, top-1 regret, share of the best-of-N gain, mean chosen; 95 % intervals."""
+    """The figures of every report, and of the chosen the mean reward and the share that meet the whole caption."""
     s, r = scores.double().numpy(), rewards.double().numpy()
-    within = within_prompt_spearman(s, r)
     chosen = np.take_along_axis(r, s.argmax(1)[:, None], 1)[:, 0]
-    return {
+    return metrics.figures(s, r) | {
         "prompts": len(r),
-        "spearman": within.mean,
-        "spearman_interval": bootstrap_interval(np.mean, within.per_prompt),
-        "pooled_spearman": pooled_spearman(s, r),
-        "regret": regret(s, r),
-        "regret_interval": bootstrap_interval(regret, s, r),
-        "gain_share": gain_share(s, r),
-        "gain_share_interval": bootstrap_interval(gain_share, s, r),
         "mean_of_chosen": float(chosen.mean()),
         "pass_rate_of_chosen": float((chosen > PASS).mean()),
     }

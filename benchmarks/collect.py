@@ -37,7 +37,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=20)
     options = parser.parse_args()
     quiet_libraries()
-    arguments = {"num_inference_steps": options.steps, "guidance_scale": SHIPPED["embedded"].guidance}
+    arguments = {"num_inference_steps": options.steps, **SHIPPED["embedded"].arguments}
     job = CollectJob(options.out, read_prompts(options.prompts), arguments=arguments)
     worker = Worker(job)
     dataset, pipe = worker.dataset, worker.maker.backbone.pipe

@@ -82,6 +82,7 @@ def test_one_token_of_zeros_stands_for_all_that_the_pipeline_appends():
     from transformers import CLIPTextModel
 
     from probeselect.embedded import WEIGHTS
+    from probeselect.embedded.attention import ZERO_TOKENS, ZeroTokensAttention
     from probeselect.embedded.build import mmdit
     from probeselect.embedded.build.text import text_config
 
@@ -95,9 +96,9 @@ def test_one_token_of_zeros_stands_for_all_that_the_pipeline_appends():
     with torch.no_grad():
         states, _, pooled, _ = encode(texts, None, None, do_classifier_free_guidance=False, device="cpu")
         stock = module(noisy, sigma, states, pooled)
-        module.transformer.set_attn_processor(mmdit.OneForAllAttention())
+        module.transformer.set_attn_processor(ZeroTokensAttention(24))
         ours = module(noisy, sigma, *mmdit.encoded(encode, texts))
-    assert states.shape[1] == 24 + mmdit.ZERO_TOKENS
+    assert states.shape[1] == 24 + ZERO_TOKENS
     assert torch.allclose(stock, ours, atol=1e-4) and stock.std() > 0.1
 
 
@@ -130,12 +131,12 @@ def test_the_teacher_turns_a_diffusion_into_a_flow():
 def test_the_study_sees_what_collecting_would_have_kept():
     """A fixed projection of all channels, done afterwards, is the one that `collect` does."""
     from probeselect.data.table import Table
-    from probeselect.embedded.build.groups import SOURCES
+    from probeselect.embedded.build.groups import TAPS
     from probeselect.embedded.build.study import Bench
     from probeselect.embedded.build.variants import Maps
     from probeselect.probe.maps import orthonormal, project, reduced
 
-    bench, taps = Bench.__new__(Bench), SOURCES["embedded"].taps
+    bench, taps = Bench.__new__(Bench), TAPS["embedded"]
     bench.model, channels = "embedded", 20
     maps = {f"map/{tap}/0.2": torch.randn(3, 5, channels, 8, 8).half() for tap in taps}
     bench.train, bench.full = Table(["a", "b", "c"], maps), {tap: torch.eye(channels) for tap in taps}

@@ -140,6 +140,10 @@ def _from_pretrained(name: str, dtype: torch.dtype, revision: str | None) -> Any
     for component in pipe.components.values():
         if isinstance(component, nn.Module):
             component.eval()
+    if name == "embedded-mmdit":
+        from probeselect.embedded.attention import ZeroTokensAttention
+
+        pipe.transformer.set_attn_processor(ZeroTokensAttention(pipe.tokenizer_max_length))
     return pipe
 
 

@@ -22,13 +22,18 @@ def pipeline_arguments(
     width: int | None,
     negative_prompt: str | None,
 ) -> dict[str, Any]:
-    """Keywords of the pipeline, those that were given. Raises UsageError for steps out of range."""
+    """Keywords of the pipeline: those that were given, and those of a model that ships.
+
+    Raises UsageError for steps out of range.
+    """
     if not 2 <= steps <= 10_000:
         raise UsageError(f"--steps {steps}: must be from 2 to 10000")
-    if guidance is None and model in SHIPPED:
-        guidance = SHIPPED[model].guidance
-    given = {"num_inference_steps": steps, "guidance_scale": guidance, "height": height, "width": width}
-    return {name: value for name, value in (given | {"negative_prompt": negative_prompt}).items() if value is not None}
+    given = {
+        "num_inference_steps": steps, "guidance_scale": guidance, "height": height, "width": width,
+        "negative_prompt": negative_prompt,
+    }  # fmt: skip
+    usual = SHIPPED[model].arguments if model in SHIPPED else {}
+    return {**usual, **{name: value for name, value in given.items() if value is not None}}
 
 
 def fractions(text: str) -> tuple[float, ...]:

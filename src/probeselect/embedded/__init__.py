@@ -1,7 +1,9 @@
 """The backbones that ship with the package: emoji scenes at 64 px, their captions, evaluators, probes and weights."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 FOLDER = Path(__file__).parent
 WEIGHTS = FOLDER / "weights"
@@ -10,14 +12,18 @@ SPRITES = FOLDER / "sprites"
 
 @dataclass(frozen=True)
 class Shipped:
-    """A backbone that ships, its probe, and the guidance that both were made for."""
+    """A backbone that ships, its probe, and the arguments of the pipeline that both were made for."""
 
     pipeline: Path
     probe: Path
-    guidance: float
+    arguments: Mapping[str, Any]
 
 
 SHIPPED = {
-    "embedded": Shipped(WEIGHTS / "backbone", WEIGHTS / "probe", guidance=3.0),
-    "embedded-mmdit": Shipped(WEIGHTS / "mmdit", WEIGHTS / "probe-mmdit", guidance=3.0),
+    "embedded": Shipped(WEIGHTS / "backbone", WEIGHTS / "probe", {"guidance_scale": 3.0}),
+    "embedded-mmdit": Shipped(
+        WEIGHTS / "mmdit",
+        WEIGHTS / "probe-mmdit",
+        {"guidance_scale": 3.0, "max_sequence_length": 1},  # of zeros: attention.py lets one stand for all
+    ),
 }

@@ -3,7 +3,6 @@
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,6 @@ from probeselect.data.dataset import Dataset, pin
 from probeselect.data.prompts import Prompt, PromptList
 from probeselect.data.table import Table, in_memory, open_table, whole_groups
 from probeselect.embedded import SHIPPED
-from probeselect.embedded.build.mmdit import OneForAllAttention
 from probeselect.embedded.build.state import quick_arithmetic
 from probeselect.embedded.captions import draw_prompts
 from probeselect.evaluators.table import load_evaluator
@@ -31,44 +29,30 @@ STEPS, RUNGS = 20, (0.1, 0.2, 0.4)
 EVALUATORS = ("scene-check", "scene-clip")
 
 
-@dataclass(frozen=True)
-class Source:
-    """What is collected from a backbone that ships. `arguments` are the pipeline's, beside steps and guidance."""
-
-    taps: tuple[str, ...]
-    arguments: dict[str, Any]
-
-
-SOURCES = {
-    "embedded": Source(("up_blocks.0.attentions.1", "up_blocks.1.attentions.1", "up_blocks.2.resnets.1", "x0"), {}),
-    "embedded-mmdit": Source(
-        ("transformer_blocks.1", "transformer_blocks.3", "transformer_blocks.5", "transformer_blocks.6", "x0"),
-        {"max_sequence_length": 1},  # one token of zeros stands for all, see mmdit.py
+TAPS = {
+    "embedded": ("up_blocks.0.attentions.1", "up_blocks.1.attentions.1", "up_blocks.2.resnets.1", "x0"),
+    "embedded-mmdit": (
+        "transformer_blocks.1", "transformer_blocks.3", "transformer_blocks.5", "transformer_blocks.6", "x0",
     ),
-}
+}  # fmt: skip
 
 
 def sampling(model: str) -> dict[str, Any]:
     """The pipeline's arguments for a backbone that ships."""
-    guidance = SHIPPED[model].guidance
-    return {"num_inference_steps": STEPS, "guidance_scale": guidance, **SOURCES[model].arguments}
+    return {"num_inference_steps": STEPS, **SHIPPED[model].arguments}
 
 
 def load_source(model: str) -> Backbone:
-    """A backbone that ships, in fp32 on the CPU, its attention as it was trained."""
-    backbone = load_backbone(model, dtype="fp32", device="cpu")
-    if SOURCES[model].arguments:
-        denoiser: Any = backbone.denoiser
-        denoiser.set_attn_processor(OneForAllAttention())
-    return backbone
+    """A backbone that ships, in fp32 on the CPU."""
+    return load_backbone(model, dtype="fp32", device="cpu")
 
 
 def collect_split(work: Path, model: str, split: str, count: int) -> None:
     """Groups of `count` prompts of a split: in bf16 but for the test prompts, with judged previews but for training."""
-    backbone, source, exact = load_source(model), SOURCES[model], split == "test"
+    backbone, exact = load_source(model), split == "test"
     settings = CollectSettings(run=split, rungs=RUNGS, map_channels=256, previews=split != "train")
     prompts = [Prompt(str(i), text) for i, text in enumerate(draw_prompts(count, seed=7, split=split))]
-    taps = tuple(X0 if name == X0.name else Tap.parse(name, backbone.family) for name in source.taps)
+    taps = tuple(X0 if name == X0.name else Tap.parse(name, backbone.family) for name in TAPS[model])
     about = configuration(backbone, taps, settings, sampling(model))
     digest = PromptList(tuple(prompts), ()).digest
     dataset = pin(folder_of(work, model, split), about | {"prompts": {"count": count, "sha256": digest}})
@@ -111,7 +95,7 @@ def finished_pictures(work: Path, model: str, split: str) -> dict[int, Image.Ima
 def load_groups(work: Path, model: str, split: str) -> tuple[Table, dict[str, Tensor]]:
     """The whole groups of a split, in memory, and the bases that their maps were projected by."""
     dataset = Dataset(folder_of(work, model, split))
-    bases = {tap: torch.from_numpy(dataset.projection(tap)) for tap in SOURCES[model].taps}
+    bases = {tap: torch.from_numpy(dataset.projection(tap)) for tap in TAPS[model]}
     table = open_table(dataset, EVALUATORS)
     for name in EVALUATORS:
         table = whole_groups(table, name)

@@ -1,12 +1,10 @@
 """Stage 3b: the other kind of denoiser: an MMDiT as in Stable Diffusion 3, trained by flow matching, with its encoders.
 
 The same scenes, autoencoder and latents as the U-Net's, which is its teacher besides. Prompts go through the stock
-pipeline's own `encode_prompt`, so training sees what sampling will. Without a T5 that pipeline appends 256 tokens of
-zeros to every prompt. They are all alike and stay alike, so in training one stands for all, its weight in the softmax
-times 256: the same function at a third of the work.
+pipeline's own `encode_prompt`, so training sees what sampling will; one token of zeros stands for all, see
+`embedded/attention.py`.
 """
 
-import math
 from pathlib import Path
 from typing import Any
 
@@ -22,42 +20,14 @@ from diffusers.models.attention_processor import AttnProcessor
 from torch import Tensor, nn
 from transformers import CLIPTextModel, CLIPTextModelWithProjection
 
+from probeselect.embedded.attention import ZeroTokensAttention
 from probeselect.embedded.build.denoiser import LATENT_SIZE, draw_batch, make_latents, weighted_error
 from probeselect.embedded.build.optim import MuonAdamW, split_parameters
 from probeselect.embedded.build.state import Log, TrainingState, quick_arithmetic, rate_at, steps_of
-from probeselect.embedded.build.text import WIDTH, new_tokenizer, text_config, tokenize
+from probeselect.embedded.build.text import MAX_TOKENS, WIDTH, new_tokenizer, text_config, tokenize
 
 HEADS, HEAD_WIDTH, BLOCKS = 3, 64, 8
 TEACHER_SHARE = 0.75  # of the loss: the teacher's velocity is what a single picture's is on the mean, without its noise
-ZERO_TOKENS = 256  # the pipeline's default `max_sequence_length`
-
-
-class OneForAllAttention:
-    """Joint attention of image and text in which the last text token stands for ZERO_TOKENS of its kind."""
-
-    def __call__(
-        self, attn: Any, hidden_states: Tensor, encoder_hidden_states: Tensor, **_: Any
-    ) -> tuple[Tensor, Tensor]:
-        """Image tokens [N, I, D] and text tokens [N, T, D] to the same."""
-        image, text = hidden_states, encoder_hidden_states
-        sides = (
-            (image, attn.to_q, attn.to_k, attn.to_v, attn.norm_q, attn.norm_k),
-            (text, attn.add_q_proj, attn.add_k_proj, attn.add_v_proj, attn.norm_added_q, attn.norm_added_k),
-        )
-        q, k, v = (
-            torch.cat(parts, 2) for parts in zip(*(self._projected(attn.heads, *side) for side in sides), strict=True)
-        )  # [N, heads, I + T, width]
-        scores = q @ k.transpose(2, 3) / math.sqrt(q.shape[-1])
-        bias = torch.zeros(k.shape[2])
-        bias[-1] = math.log(ZERO_TOKENS)
-        out = ((scores.float() + bias).softmax(-1).to(v.dtype) @ v).transpose(1, 2).flatten(2)
-        image_out, text_out = out.split([image.shape[1], text.shape[1]], 1)
-        return attn.to_out[0](image_out), text_out if attn.context_pre_only else attn.to_add_out(text_out)
-
-    @staticmethod
-    def _projected(heads: int, x: Tensor, to_q: Any, to_k: Any, to_v: Any, norm_q: Any, norm_k: Any) -> list[Tensor]:
-        q, k, v = (linear(x).unflatten(2, (heads, -1)).transpose(1, 2) for linear in (to_q, to_k, to_v))
-        return [norm_q(q), norm_k(k), v]
 
 
 class Teacher:
@@ -155,7 +125,7 @@ def train(
             kind: Any = type(part)
             part.load_state_dict(kind.from_pretrained(start, subfolder=name, dtype=torch.float32).state_dict())
     usual = module.transformer.attn_processors
-    module.transformer.set_attn_processor(OneForAllAttention())
+    module.transformer.set_attn_processor(ZeroTokensAttention(MAX_TOKENS))
     encode = assemble(autoencoder, module).encode_prompt
     outside = ("text_encoder", "transformer.pos_embed", "transformer.proj_out")
     state = TrainingState(work / "mmdit.safetensors", module, MuonAdamW(*split_parameters(module, outside)))

@@ -16,7 +16,7 @@ from torch import Tensor
 from probeselect.core.losses import annealed
 from probeselect.data.sealed import write_file
 from probeselect.data.table import Table
-from probeselect.embedded.build.groups import EVALUATORS, SOURCES, finished_pictures, load_groups, load_source
+from probeselect.embedded.build.groups import EVALUATORS, TAPS, finished_pictures, load_groups, load_source
 from probeselect.embedded.build.measure import evaluator_noise, figures
 from probeselect.embedded.build.study_report import write_study
 from probeselect.embedded.build.variants import Maps, Variant, variants
@@ -70,7 +70,7 @@ class Bench:
 
     def seen(self, table: Table, maps: Maps) -> Table:
         """A table of all channels as it would be, had it been collected with `maps`."""
-        changes = {tap: self._change(maps, tap) for tap in SOURCES[self.model].taps}
+        changes = {tap: self._change(maps, tap) for tap in TAPS[self.model]}
         return with_maps(table, lambda name, values: changes[name.split("/")[1]](values))
 
     def _change(self, maps: Maps, tap: str) -> Callable[[Tensor], Tensor]:

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
-from probeselect.embedded.build.groups import RUNGS, SOURCES
+from probeselect.embedded.build.groups import RUNGS, TAPS
 from probeselect.embedded.build.state import has_quick_bf16
 from probeselect.probe.objective import Weights
 from probeselect.probe.training import TrainingSettings
@@ -43,7 +43,7 @@ def weighted(ranking: float, contrast: float, distillation: float, **changes: ob
 
 def variants(model: str) -> list[Variant]:
     """All that are tried on a backbone. The first one is the base, from which the others differ in one thing."""
-    taps = SOURCES[model].taps
+    taps = TAPS[model]
     inner, late = tuple(tap for tap in taps if tap != "x0"), taps[-2]
     base = Variant("base", "base", taps)
 

@@ -57,7 +57,7 @@ def test_costs_and_earnings_at_the_ends_of_the_scale():
     case = judged()
     report = evaluate(case)
     mean, best = case.rewards.mean(), best_of_by_prompt(5, case.rewards).mean()
-    assert found(report, "random", "5 -> 1 at 20%")["reward"] == pytest.approx(mean)
+    assert found(report, "cut at random", "5 -> 1 at 20%")["reward"] == pytest.approx(mean)
     oracle = found(report, "oracle", "5 -> 1 at 20%")
     assert (oracle["reward"], oracle["rows"]) == (pytest.approx(best), 36)
     assert found(report, "best of n", "best of 5")["reward"] == pytest.approx(best)

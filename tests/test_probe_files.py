@@ -84,9 +84,10 @@ def test_another_backbone_is_refused_saying_what_differs(folder, field):
 
 def test_another_rung_is_refused(folder):
     probe = load_probe(folder)
-    probe.check_rung(0.21)
-    with pytest.raises(UsageError, match=r"0\.2, 0\.4, not for 0\.3"):
-        probe.check_rung(0.3)
+    probe.check_rung(0.19)
+    probe.check_rung(0.3)  # between two
+    with pytest.raises(UsageError, match=r"from 0\.2 to 0\.4, not for 0\.5"):
+        probe.check_rung(0.5)
 
 
 class Canary:

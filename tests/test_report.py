@@ -9,17 +9,17 @@ from html.parser import HTMLParser
 
 import numpy as np
 import pytest
-from test_train_job import SETTINGS, planted, run
+from test_train_job import SETTINGS, Brightness, planted, run
 
 from probeselect.cli import main
 from probeselect.core.judged import Scorer
 from probeselect.data.dataset import Dataset
-from probeselect.jobs import judging
+from probeselect.data.table import Table
 from probeselect.jobs.evaluate import evaluate
-from probeselect.jobs.judging import of_dataset, of_score_tables, prompts_not_seen
+from probeselect.jobs.judging import leaks_of, of_score_tables, of_table, prompts_not_seen, table_of
 from probeselect.jobs.train import TrainJob
 from probeselect.probe.files import load_probe
-from probeselect.probe.seen import read_seen
+from probeselect.probe.seen import digest_of, read_seen
 from probeselect.report.charts import charts
 from probeselect.report.page import findings, page
 
@@ -92,7 +92,7 @@ def test_what_is_hostile_in_the_data_is_escaped(table):
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (["--probe", "x"], "--probe and --evaluator: need a dataset"),
+        (["--probe", "x"], "--probe, --evaluator and --network: need a dataset"),
         (["--against", "late.npz"], "write NAME=TABLE"),
         (["--against", "x=none.npz"], "there is no such file"),
         (["--against", "seer=late.npz"], "--against 'seer': given twice"),
@@ -120,14 +120,84 @@ def test_a_dataset_is_judged_by_prompts_that_the_probe_has_not_seen(trained, tmp
     out = tmp_path / "report"
     said(monkeypatch, capsys, data, "--probe", probe, "--out", out)
     report = json.loads((out / "report.json").read_text())
-    (fault,) = report["faults"]
     seen = len(read_seen(probe))
-    assert fault == f"{seen} of 60 prompts were trained on: they are left out of every figure"
-    assert report["prompts"] == 60 - seen and report["evaluator"] == "brightness"
+    assert report["notes"] == [f"mine was trained on {seen} of 60 prompts: they are left out of every figure"]
+    assert report["prompts"] == 60 - seen and report["evaluator"] == "brightness" and report["faults"] == []
     names = {row["scorer"] for row in report["choosing"]}
-    assert names == {"mine", "fusion:mine", "preview:brightness", "random"}
+    assert names == {"mine", "fusion:mine", "preview:brightness", "text only", "random"}
     late = {row["scorer"]: row["spearman"] for row in report["choosing"] if row["step"] == 7}
     assert late["mine"] > 0.6 and abs(late["random"]) < 0.45 < late["preview:brightness"]
+    assert abs(late["text only"]) < 0.45 and not any(leak["leak"] for leak in report["leaks"])
+    assert {leak["probe"] for leak in report["leaks"]} == {"mine", "text only"}
+    files = {path.name for path in out.iterdir()}
+    assert files >= {"hits.png", "previews.png", "activations.png", "strips.png", "calibration.png", "compute.png"}
+    assert report["evaluators"] == [] and len(report["strips"]) == report["prompts"]
+
+
+def test_prompts_of_another_dataset_that_were_trained_on_are_a_fault(trained, tmp_path, monkeypatch, capsys):
+    """Planted: the probe says that it was trained on other data, and some of its prompts are met again here."""
+    data, probe = trained
+    copy = tmp_path / "moved"
+    copy.mkdir()
+    for path in probe.glob("*.*"):
+        if path.is_file():
+            copy.joinpath(path.name).write_bytes(path.read_bytes())
+    config = json.loads((copy / "config.json").read_text())
+    config["training"]["train_prompts"] = "0" * 64
+    (copy / "config.json").write_text(json.dumps(config))
+    text = said(monkeypatch, capsys, data, "--probe", copy, "--out", tmp_path / "report")
+    assert f"FAULT: moved was trained on {len(read_seen(probe))} of 60 prompts" in text
+
+
+def test_what_two_evaluators_say_of_the_kept_and_how_far_they_are_from_all(trained, tmp_path, monkeypatch, capsys):
+    from probeselect.jobs.score import score
+
+    class Darkness(Brightness):
+        name = "darkness"
+
+        def score(self, features, prompts):
+            return -super().score(features, prompts)
+
+    data = planted(tmp_path / "data", previews=True)
+    list(score(data, Darkness()))
+    out = tmp_path / "report"
+    said(monkeypatch, capsys, data.folder, "--evaluator", "brightness", "--network", "brightness", "--out", out)
+    report = json.loads((out / "report.json").read_text())
+    assert {row["evaluator"] for row in report["evaluators"]} == {"brightness", "darkness"}
+    kept = {(row["kept_by"], row["evaluator"]): row for row in report["kept"]}
+    ours = kept["preview:brightness at 20%", "brightness"]
+    assert ours["difference"] > 0 and 0 < ours["share"] < 1
+    other = kept["preview:brightness at 20%", "darkness"]
+    assert other["difference"] == pytest.approx(-ours["difference"])  # what games one is seen by the other
+    assert kept["best of all by brightness", "brightness"]["share"] == pytest.approx(1)
+    far = {row["kept_by"]: row["fid"] for row in report["distances"]}
+    assert far["best of all"] > 5 * far["random"] and far["preview:brightness"] > far["random"]
+    html = (out / "report.html").read_text()
+    assert "What choosing by one does to the others" in html and "Distance of the kept" in html
+
+
+def test_a_network_of_ones_own_measures_distances(trained, tmp_path, monkeypatch, capsys):
+    (tmp_path / "mean_colour.py").write_text("def network(pictures): return pictures.float().mean((2, 3)) / 255\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    data, out = trained[0], tmp_path / "report"
+    said(monkeypatch, capsys, data, "--network", "mean_colour:network", "--out", out)
+    rows = json.loads((out / "report.json").read_text())["distances"]
+    assert rows[-1]["kept_by"] == "best of all" and rows[-1]["fid"] > 0.01 and rows[-1]["pictures"] == 60
+    with pytest.raises(SystemExit):
+        said(monkeypatch, capsys, data, "--network", "darkness", "--out", out)
+    assert "--network 'darkness': neither MODULE:NAME nor an evaluator" in capsys.readouterr().err
+
+
+def test_a_probe_that_is_told_too_much_is_named(trained):
+    """Planted: rewards are one place off, so that another candidate's activations tell of this one."""
+    data, probe = Dataset(trained[0]), load_probe(trained[1])
+    table = table_of(data, "brightness")
+    rolled = {n: v.roll(1, 1) for n, v in table.tensors.items() if n.startswith("reward/")}
+    shifted = Table(table.prompts, table.tensors | rolled)
+    judged = of_table(data, shifted, "brightness", {"mine": probe}, {})
+    leaks = leaks_of(judged, shifted, {"mine": probe}, {})
+    assert all(leak["leak"] for leak in leaks) and len(leaks) == 2
+    assert "something leaks" in " ".join(evaluate(judged, leaks=leaks)["faults"])
 
 
 def test_two_probes_of_one_name_are_refused(trained, tmp_path, monkeypatch, capsys):
@@ -137,22 +207,23 @@ def test_two_probes_of_one_name_are_refused(trained, tmp_path, monkeypatch, caps
     assert "--probe 'mine': given twice" in capsys.readouterr().err
 
 
-def test_a_preview_that_was_not_judged_counts_nowhere(trained, monkeypatch):
+def test_a_preview_that_was_not_judged_counts_nowhere(trained):
     """Its candidate is left out for every scorer, so that they are judged by the same ones."""
     data, probe = Dataset(trained[0]), trained[1]
-    whole = judging.open_table(data, ["brightness"])
+    whole = table_of(data, "brightness")
     whole.tensors["preview/brightness/0.4"][2, 1] = float("nan")
-    monkeypatch.setattr(judging, "open_table", lambda *_: whole)
-    judged = of_dataset(data, "brightness", {"mine": load_probe(probe)}, {})
+    judged = of_table(data, whole, "brightness", {"mine": load_probe(probe)}, {})
     assert not judged.valid[2, 1] and judged.valid.sum() == judged.valid.size - 1
     assert evaluate(judged)["candidates"] == judged.valid.size - 1
 
 
-def test_a_probe_that_does_not_say_what_it_has_seen_is_named(trained, tmp_path):
+def test_a_probe_that_does_not_say_what_it_has_seen_is_named(trained):
     data, probe = Dataset(trained[0]), trained[1]
-    unseen, notes = prompts_not_seen(data, {"mine": None})
-    assert len(unseen) == 60 and notes == ["mine: does not say what it was trained on"]
-    everything = frozenset(read_seen(probe)) | {"0" * 16}
-    assert len(prompts_not_seen(data, {"mine": everything})[0]) == 60 - len(read_seen(probe))
-    judged = of_dataset(data, "brightness", {"mine": load_probe(probe)}, {}, unseen[:20])
-    assert judged.rewards.shape == (20, 4) and judged.total_steps == 20
+    unseen, faults, notes = prompts_not_seen(data, {"mine": None}, {"mine": {}})
+    assert len(unseen) == 60 and (faults, notes) == ([], ["mine: does not say what it was trained on"])
+    more = frozenset(read_seen(probe)) | {digest_of("prompt 3"), "0" * 16}
+    unseen, faults, _ = prompts_not_seen(data, {"mine": more}, {"mine": {}})
+    assert "prompt 3" not in unseen and len(faults) == 1
+    judged = of_table(data, table_of(data, "brightness", unseen[:10]), "brightness", {"mine": load_probe(probe)}, {})
+    assert judged.rewards.shape == (10, 4) and judged.total_steps == 20
+    assert list(judged.prompts) == sorted(unseen[:10], key=lambda text: int(text.split()[1]))

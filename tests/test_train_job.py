@@ -20,11 +20,12 @@ from probeselect.core.errors import UsageError
 from probeselect.data.dataset import Dataset, pin
 from probeselect.data.shards import OK, Content, encode_image, image_name, seeds_of, write_shard
 from probeselect.jobs.score import score
-from probeselect.jobs.train import TrainJob, TrainRun, split_of
+from probeselect.jobs.train import TrainJob, TrainRun
 from probeselect.probe import checks
 from probeselect.probe.card import leak_line
 from probeselect.probe.checks import verdict
 from probeselect.probe.files import load_probe
+from probeselect.probe.seen import part_of
 from probeselect.probe.training import TrainingSettings
 
 N, GROUPS, RUNGS = 4, 60, (0.2, 0.4)
@@ -72,6 +73,7 @@ def planted(folder: Path, in_order: bool = False, previews: bool = False) -> Dat
         light = draw.uniform(0, 255, (groups, N)).round()
         light = np.sort(light, 1) if in_order else light
         rows, images = [], {}
+        seeds = [seeds_of("", f"{shard}-{g}", N) for g in range(groups)]
         for g in range(groups):
             prompt = f"prompt {shard * 8 + g}"
             for i in range(N):
@@ -80,8 +82,9 @@ def planted(folder: Path, in_order: bool = False, previews: bool = False) -> Dat
                 for rung in RUNGS if previews else ():
                     seen = int(np.clip(light[g, i] + draw.normal(0, 60), 0, 255))
                     images[image_name(prompt, i, "png", rung)] = encode_image(Image.new("L", (4, 4), seen), "png")
-                rows.append({"prompt_id": prompt, "prompt": prompt, "index": i, "image": name, "status": OK})
-        tensors = {"seeds": np.array([seeds_of("", f"{shard}-{g}", N) for g in range(groups)]),
+                row = {"prompt_id": prompt, "prompt": prompt, "index": i, "image": name, "status": OK}
+                rows.append(row | {"seed": seeds[g][i]})
+        tensors = {"seeds": np.array(seeds),
                    "valid": np.ones((groups, N), dtype=bool),
                    "prompt": draw.standard_normal((groups, 6)).astype(np.float16)}  # fmt: skip
         for rung in RUNGS:
@@ -135,13 +138,13 @@ def test_kinds_taps_and_rungs(job, kind):
 
 
 def test_no_prompt_is_in_two_parts_and_words_alone_decide():
-    parts = {split_of(f"prompt {i}", 0.2, 0.1) for i in range(50)}
+    parts = {part_of(f"prompt {i}", 0.2, 0.1) for i in range(50)}
     assert parts == {"train", "val", "test"}
-    assert all(split_of(f"A  Prompt {i} ", 0.2, 0.1) == split_of(f"a prompt {i}", 0.2, 0.1) for i in range(50))
-    shares = [split_of(f"{i}", 0.2, 0.1) for i in range(5000)]
+    assert all(part_of(f"A  Prompt {i} ", 0.2, 0.1) == part_of(f"a prompt {i}", 0.2, 0.1) for i in range(50))
+    shares = [part_of(f"{i}", 0.2, 0.1) for i in range(5000)]
     assert shares.count("val") / 5000 == pytest.approx(0.2, abs=0.02)
     # A prompt that is tested on is so whatever share is validated with.
-    assert all(split_of(f"{i}", 0.5, 0.1) == "test" for i in range(200) if split_of(f"{i}", 0.2, 0.1) == "test")
+    assert all(part_of(f"{i}", 0.5, 0.1) == "test" for i in range(200) if part_of(f"{i}", 0.2, 0.1) == "test")
 
 
 def test_killed_twenty_times_it_ends_with_the_same_weights(job, tmp_path):

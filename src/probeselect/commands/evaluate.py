@@ -1,8 +1,11 @@
 """`probeselect evaluate`: how well scorers choose, as a page, pictures and figures."""
 
 import json
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -12,9 +15,17 @@ from probeselect.core.errors import UsageError
 
 def evaluate(
     source: Annotated[Path, typer.Argument(metavar="DIR|TABLE.npz", help="a dataset, or a table of scores")],
-    out: Annotated[Path, typer.Option(help="folder of report.html and report.json")],
-    probe: Annotated[list[str] | None, typer.Option(help="a probe's folder or hub id; several are compared")] = None,
-    evaluator: Annotated[str, typer.Option(help="NAME[=FOLDER] of the dataset; default: its first")] = "",
+    out: Annotated[Path, typer.Option(help="folder of report.html, report.json and the pictures")],
+    probe: Annotated[list[str] | None, typer.Option(help="embedded, or a probe's folder; several are compared")] = None,
+    evaluator: Annotated[
+        str, typer.Option(help="NAME[=FOLDER] of the dataset; default: what the probe predicts, or its first")
+    ] = "",
+    network: Annotated[
+        str, typer.Option(help="for FID and KID: an evaluator of the dataset with features, or MODULE:NAME")
+    ] = "",
+    timing: Annotated[
+        list[Path] | None, typer.Option(help="result.json of generate, one a scorer: costs in seconds too")
+    ] = None,
     against: Annotated[
         list[str] | None, typer.Option(help="NAME=TABLE.npz: other scores of the same candidates")
     ] = None,
@@ -25,24 +36,27 @@ def evaluate(
     as_json: Json = False,
 ) -> None:
     """Judge scorers within prompts and at equal compute, on prompts that no probe was trained on."""
-    from probeselect.jobs.evaluate import evaluate as figures_of
+    from probeselect.core.timing import read_timing
     from probeselect.report.evaluation import write_report
 
     check_folder(out)
+    seconds = read_timing(timing) if timing else None
+    sheets: Sequence[Any] = ()
     if source.is_dir():
         if against or rewards:
             raise UsageError("--against and --rewards: are for score tables; a dataset has its own")
-        judged, notes = _of_dataset(source, evaluator, probe or [])
+        report, sheets = _of_dataset(source, evaluator, probe or [], network, seconds)
     else:
-        if probe or evaluator:
-            raise UsageError("--probe and --evaluator: need a dataset; a score table holds scores and rewards already")
+        if probe or evaluator or network:
+            raise UsageError(
+                "--probe, --evaluator and --network: need a dataset; a score table holds scores and rewards already"
+            )
+        from probeselect.jobs.evaluate import evaluate as figures_of
         from probeselect.jobs.judging import of_score_tables
 
         tables = _once([(source.stem, source), *map(_named, against or [])], "--against")
-        judged, notes = of_score_tables(tables, rewards), []
-    report = figures_of(judged)
-    report["faults"] += notes
-    write_report(report, out, title or f"How well is {judged.evaluator} foreseen?")
+        report = figures_of(of_score_tables(tables, rewards), timing=seconds)
+    write_report(report, sheets, out, title or f"How well is {report['evaluator']} foreseen?")
     if as_json:
         print(json.dumps(report))
         return
@@ -50,7 +64,7 @@ def evaluate(
 
     for fault in report["faults"]:
         print(f"FAULT: {fault}")
-    for line in findings(report):
+    for line in (*report["notes"], *findings(report)):
         print(line)
     print(f"{out / 'report.html'} has tables and pictures, report.json every figure")
 
@@ -70,20 +84,78 @@ def _once(named: list[tuple[str, Path]], option: str) -> dict[str, Path]:
     return dict(named)
 
 
-def _of_dataset(folder: Path, evaluator: str, names: list[str]):  # type: ignore[no-untyped-def]
+def _of_dataset(folder: Path, evaluator: str, names: list[str], network: str, seconds: Any) -> tuple[Any, Any]:
+    """The report and the sheets of a dataset."""
     from probeselect.data.dataset import Dataset
-    from probeselect.evaluators.table import load_evaluator, parse_evaluators
-    from probeselect.jobs.judging import of_dataset, prompts_not_seen
+    from probeselect.embedded import shipped_probe
+    from probeselect.evaluators.table import load_evaluator
+    from probeselect.jobs.evaluate import evaluate as figures_of
+    from probeselect.jobs.judging import (
+        leaks_of,
+        of_table,
+        prompts_not_seen,
+        rungs_not_trained,
+        table_of,
+        text_only,
+    )
+    from probeselect.jobs.keeping import network_of, of_the_kept
     from probeselect.probe.files import load_probe
     from probeselect.probe.seen import read_seen
+    from probeselect.report.sheets import sheets
 
     dataset = Dataset(folder)
-    chosen = parse_evaluators(evaluator) or [(name, None) for name in dataset.evaluators[:1]]
-    if len(chosen) != 1:
-        raise UsageError(f"--evaluator {evaluator!r}: name one that has scored {folder}")
-    folders = _once([(Path(each).name, Path(each)) for each in names], "--probe")
-    (name, weights), probes = chosen[0], {each: load_probe(path) for each, path in folders.items()}
-    kinds = {(head.evaluator, head.kind) for each in probes.values() for head in each.config.heads}
-    formulas = {name: load_evaluator(name, weights)} if (name, "features") in kinds else {}
-    unseen, notes = prompts_not_seen(dataset, {each: read_seen(path) for each, path in folders.items()})
-    return of_dataset(dataset, name, probes, formulas, unseen), notes
+    folders = _once([(Path(each).name, shipped_probe(each, dataset.config["model"]) or Path(each)) for each in names],
+                    "--probe")  # fmt: skip
+    wanted, _, weights = evaluator.partition("=")
+    probes = {each: load_probe(path) for each, path in folders.items()}
+    heads = [head for each in probes.values() for head in each.config.heads]
+    predicted = [head.evaluator for head in heads if head.evaluator in dataset.evaluators]
+    main, *_ = [*([wanted] if wanted else predicted), *dataset.evaluators, ""]
+    if main not in dataset.evaluators:
+        known = ", ".join(dataset.evaluators) or "none; `probeselect score` adds them"
+        raise UsageError(f"--evaluator {evaluator!r}: name one that has scored {folder}: {known}")
+    features = network_of(network, dataset) if network else None
+    distilled = {head.evaluator for head in heads if head.kind == "features" and head.evaluator in dataset.evaluators}
+    formulas = {name: load_evaluator(name, weights or None if name == main else None) for name in distilled}
+    unseen, faults, notes = prompts_not_seen(
+        dataset,
+        {each: read_seen(path) for each, path in folders.items()},
+        {each: found.config.training for each, found in probes.items()},
+    )
+    table = table_of(dataset, main, unseen)
+    judged_by = [main, *(name for name in dataset.evaluators if name != main and f"reward/{name}" in table.tensors)]
+    with _bar() as watch:
+        others = []
+        for name in judged_by:
+            able = {each: found for each, found in probes.items() if name in (h.evaluator for h in found.config.heads)}
+            others.append(of_table(dataset, table, name, probes if name == main else able, formulas, watch))
+        judged = others.pop(0)
+        if probes and len(table) > 1:
+            watch("text only")
+            judged = text_only(judged, table, next(iter(probes.values())), formulas)
+        watch("blind probes")
+        leaks = leaks_of(judged, table, probes, formulas)
+        watch("figures")
+        report = figures_of(judged, others, seconds, leaks)
+        report["faults"] = faults + report["faults"]
+        report["notes"] = notes + rungs_not_trained(dataset, probes)
+        if features is not None:
+            watch("FID and KID")
+            report["distances"] = of_the_kept(judged, features(table), network)
+        watch("pictures")
+        return report, list(sheets(dataset, table, judged))
+
+
+@contextmanager
+def _bar() -> Iterator[Any]:
+    """Says on stderr what is being done and for how long; silent where that is no terminal."""
+    from tqdm import tqdm
+
+    form = "{desc} [{elapsed}, {n_fmt} parts done]"
+    with tqdm(file=sys.stderr, disable=None, leave=False, bar_format=form) as bar:
+
+        def watch(what: str) -> None:
+            bar.set_description(what)
+            bar.update()
+
+        yield watch

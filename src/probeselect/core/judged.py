@@ -17,6 +17,10 @@ class Scorer:
     name: str
     scores: Mapping[int, Floats]
 
+    def step_near(self, rung: float, total_steps: int) -> int:
+        """The step with scores whose rung, (step + 1) / total_steps, is nearest to `rung`; the earlier of two."""
+        return min(sorted(self.scores), key=lambda step: abs((step + 1) / total_steps - rung))
+
 
 @dataclass(frozen=True)
 class Judged:
@@ -27,6 +31,7 @@ class Judged:
     valid: NDArray[np.bool_]  # [P, N]
     total_steps: int
     scorers: Sequence[Scorer]
+    prompts: Sequence[str] = ()  # P of them, where they are known
 
     def __post_init__(self) -> None:
         if not (self.valid.sum(1) > 1).any():

@@ -26,6 +26,11 @@ def rows_of(plan: FixedPlan) -> int:
     return sum(count * (end - begin) for count, begin, end in zip(counts, (0, *ends[:-1]), ends, strict=True))
 
 
+def scored_of(plan: FixedPlan) -> int:
+    """How many times a plan scores a candidate, for one prompt."""
+    return sum((plan.n, *plan.keep[:-1]))
+
+
 @dataclass(frozen=True)
 class Earned:
     """Mean reward of what a plan keeps, prompt by prompt, over the draws of its candidates."""

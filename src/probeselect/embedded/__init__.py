@@ -27,3 +27,10 @@ SHIPPED = {
         {"guidance_scale": 3.0, "max_sequence_length": 1},  # of zeros: attention.py lets one stand for all
     ),
 }
+
+
+def shipped_probe(name: str, model: str) -> Path | None:
+    """The folder of the probe that ships for `model`, if `name` is "embedded", or of the backbone called `name`."""
+    if name == "embedded" and model in SHIPPED:
+        return SHIPPED[model].probe
+    return SHIPPED[name].probe if name in SHIPPED else None

@@ -5,11 +5,13 @@ Knows tables of scores and rewards; does not know where they come from, nor how 
 
 import itertools
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
 
+from probeselect.core.calibration import calibration
 from probeselect.core.judged import Judged, Scorer
 from probeselect.core.metrics import (
     Floats,
@@ -23,18 +25,35 @@ from probeselect.core.metrics import (
     within_prompt_kendall,
     within_prompt_spearman,
 )
+from probeselect.core.paper_tables import CUT, by_evaluator, kept_by, pooled_of_a_constant, strips
 from probeselect.core.policies import FixedPlan
 from probeselect.core.rungs import completed_steps
-from probeselect.core.schedules import replay, rows_of
+from probeselect.core.schedules import replay, rows_of, scored_of
+from probeselect.core.timing import Timing
 
-PAPER = (5, 0.2)  # candidates and rung of its single cut
+CANDIDATES = 5  # of the paper's single cut
+SEVERAL = (  # candidates, rungs and who goes on
+    (8, (0.25, 0.5), (4, 2)),  # PSP, ECCV 2026
+    (10, (0.1, 0.2, 0.3), (5, 2, 1)),
+)
 SWEEP = (2, 3, 4, 5, 6, 8, 10, 12, 16, 20, 24, 32, 40, 50)
 FAULT_ERRORS = 3.5  # standard errors at which a check speaks
+BLIND = ("random", "text only")  # baselines: that they cannot choose is what they are for
 NO_SKILL, POOLED_SKILL = 0.02, 0.3  # within prompts at most, pooled at least: what a scorer of prompts alone shows
 
 
-def evaluate(judged: Judged) -> dict[str, Any]:
-    """Every figure of the report, as JSON would hold it. Intervals are 95 %, by bootstrap over prompts."""
+def evaluate(
+    judged: Judged,
+    others: Sequence[Judged] = (),
+    timing: Timing | None = None,
+    leaks: Sequence[Mapping[str, Any]] = (),
+) -> dict[str, Any]:
+    """Every figure of the report, as JSON would hold it. Intervals are 95 %, by bootstrap over prompts.
+
+    others: the same prompts and candidates by other evaluators. timing: for costs in seconds beside those in rows.
+    leaks: what blind probes were found to know, see `probe.checks`.
+    """
+    every = [judged, *others]
     report = {
         "evaluator": judged.evaluator,
         "prompts": int((judged.valid.sum(1) > 1).sum()),
@@ -43,8 +62,16 @@ def evaluate(judged: Judged) -> dict[str, Any]:
         "rewards": _rewards(judged),
         "choosing": [_choosing(judged, scorer.name, step, table) for scorer, step, table in _each(judged)],
         "paired": list(_paired(judged)),
-        "compute": list(_compute(judged)),
-        "faults": list(faults(judged)),
+        "compute": list(_compute(judged, timing)),
+        "timing": None if timing is None else asdict(timing),
+        "calibration": [_calibration(judged, scorer) for scorer in judged.scorers],
+        "strips": strips(judged),
+        "evaluators": list(by_evaluator(every)) if others else [],
+        "kept": list(kept_by(every)) if others else [],
+        "leaks": list(leaks),
+        "distances": [],
+        "notes": [],
+        "faults": [*faults(judged), *map(_leaking, (leak for leak in leaks if leak["leak"]))],
     }
     plain: dict[str, Any] = _plain(report)
     return plain
@@ -68,10 +95,19 @@ def _each(judged: Judged) -> Iterator[tuple[Scorer, int, Floats]]:
 def _rewards(judged: Judged) -> dict[str, float]:
     """The ends of the scale, and what a constant for every prompt would score pooled: the worth of nothing at all."""
     found = choices(judged.rewards, judged.rewards, judged.valid)
-    sums = np.where(judged.valid, judged.rewards, 0).sum(1, keepdims=True)
-    constant = sums / np.maximum(judged.valid.sum(1, keepdims=True), 1)
-    pooled = pooled_spearman(np.broadcast_to(constant, judged.rewards.shape), judged.rewards, judged.valid)
-    return {"mean": float(found.average.mean()), "best": float(found.best.mean()), "pooled_of_a_constant": pooled}
+    ends = {"mean": float(found.average.mean()), "best": float(found.best.mean())}
+    return ends | {"pooled_of_a_constant": pooled_of_a_constant(judged)}
+
+
+def _calibration(judged: Judged, scorer: Scorer) -> dict[str, Any]:
+    step = scorer.step_near(CUT, judged.total_steps)
+    bins = calibration(scorer.scores[step], judged.rewards, judged.valid)
+    rung = (step + 1) / judged.total_steps
+    return {"scorer": scorer.name, "rung": rung, **{name: values.tolist() for name, values in asdict(bins).items()}}
+
+
+def _leaking(leak: Mapping[str, Any]) -> str:
+    return f"{leak['probe']}: {leak['check']}, Spearman within prompts {leak['spearman']:.2f}: something leaks"
 
 
 def _choosing(judged: Judged, name: str, step: int, table: Floats) -> dict[str, Any]:
@@ -110,17 +146,19 @@ def _paired(judged: Judged) -> Iterator[dict[str, Any]]:
             }
 
 
-def _compute(judged: Judged) -> Iterator[dict[str, Any]]:
+def _compute(judged: Judged, timing: Timing | None) -> Iterator[dict[str, Any]]:
     """Reward and cost of every schedule that the tables allow, against best-of-n at the same cost."""
     most = int(judged.valid.sum(1).max())
     for n in (1, *(n for n in SWEEP if n <= most)):
         by_prompt = best_of_by_prompt(n, judged.rewards, judged.valid)
-        yield _earned(judged, "best of n", f"best of {n}", n, n * judged.total_steps, by_prompt)
-    cut = completed_steps(PAPER[1], judged.total_steps) - 1
+        rows = n * judged.total_steps
+        yield _earned(judged, "best of n", f"best of {n}", n, rows, by_prompt) | _seconds(timing, "", rows, 0)
+    cut = completed_steps(CUT, judged.total_steps) - 1
     single = [FixedPlan(n, 1, (cut,), (1,), judged.total_steps) for n in SWEEP if n <= most]
     means = best_of_by_prompt(1, judged.rewards, judged.valid)  # what a cut at random keeps, whatever n
     for plan in single:
-        yield _earned(judged, "random", _named(plan), plan.n, rows_of(plan), means)
+        rows = rows_of(plan)
+        yield _earned(judged, "cut at random", _named(plan), plan.n, rows, means) | _seconds(timing, "", rows, 0)
     for name, scores, plans in (
         *((scorer.name, scorer.scores, _plans(judged, scorer, most)) for scorer in judged.scorers),
         ("oracle", {cut: judged.rewards}, single),
@@ -129,18 +167,25 @@ def _compute(judged: Judged) -> Iterator[dict[str, Any]]:
             found = replay(plan, scores, judged.rewards, judged.valid)
             by_prompt = np.full(len(judged.rewards), np.nan)
             by_prompt[found.used] = found.per_prompt
-            yield _earned(judged, name, _named(plan), plan.n, rows_of(plan), by_prompt)
+            rows = rows_of(plan)
+            seconds = _seconds(timing, name, rows, scored_of(plan))
+            yield _earned(judged, name, _named(plan), plan.n, rows, by_prompt) | seconds
+
+
+def _seconds(timing: Timing | None, scorer: str, rows: int, scored: int) -> dict[str, float | None]:
+    return {} if timing is None else {"seconds": timing.seconds(scorer, rows, scored)}
 
 
 def _plans(judged: Judged, scorer: Scorer, most: int) -> Iterator[FixedPlan]:
-    """The single cut at every step that is there and for every n at 20 %; 8 -> 4 -> 2 at 25 and 50 %."""
+    """The single cut at every step that is there and for every n at 20 %; the schedules of several rungs."""
     total, there = judged.total_steps, [step for step in sorted(scorer.scores) if step < judged.total_steps - 1]
-    cut = completed_steps(PAPER[1], total) - 1
+    cut = completed_steps(CUT, total) - 1
     yield from (FixedPlan(n, 1, (cut,), (1,), total) for n in SWEEP if n <= most and cut in there)
-    yield from (FixedPlan(PAPER[0], 1, (s,), (1,), total) for s in there if PAPER[0] <= most and s != cut)
-    halves = tuple(completed_steps(rung, total) - 1 for rung in (0.25, 0.5))
-    if most >= 8 and set(halves) <= set(there):
-        yield FixedPlan(8, 1, halves, (4, 2), total)
+    yield from (FixedPlan(CANDIDATES, 1, (s,), (1,), total) for s in there if most >= CANDIDATES and s != cut)
+    for n, rungs, keep in SEVERAL:
+        steps = tuple(completed_steps(rung, total) - 1 for rung in rungs)
+        if n <= most and set(steps) <= set(there):
+            yield FixedPlan(n, 1, steps, keep, total)
 
 
 def _named(plan: FixedPlan) -> str:
@@ -180,6 +225,8 @@ def best_of_rows(rows: float, judged: Judged) -> Floats:
 def faults(judged: Judged) -> Iterator[str]:
     """What is wrong with the data or the scorers, in a line each; nothing where nothing is found."""
     for scorer in judged.scorers:
+        if scorer.name in BLIND:
+            continue
         last = max(scorer.scores)
         table = scorer.scores[last]
         within = within_prompt_spearman(table, judged.rewards, judged.valid)

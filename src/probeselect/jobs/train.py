@@ -3,13 +3,12 @@
 Knows files and figures; the loop is `probe/training.py`. Imports no diffusers.
 """
 
-import hashlib
 import json
 import os
 import resource
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -20,7 +19,7 @@ from safetensors.torch import load, save
 from probeselect.core.errors import UsageError
 from probeselect.core.metrics import figures
 from probeselect.data.dataset import Dataset
-from probeselect.data.sealed import canonical_json, sha256, sweep, write_file
+from probeselect.data.sealed import canonical_json, sweep, write_file
 from probeselect.data.table import Table, open_table
 from probeselect.evaluators.base import Evaluator
 from probeselect.probe.card import card
@@ -28,12 +27,11 @@ from probeselect.probe.checks import fuse, leaks, scores_of, text_only_probe
 from probeselect.probe.files import save_probe
 from probeselect.probe.initial import new_probe
 from probeselect.probe.network import Head, Probe
-from probeselect.probe.seen import words_of, write_seen
+from probeselect.probe.seen import Part, digest_of_all, part_of, write_seen
 from probeselect.probe.training import Epoch, Training, TrainingSettings
 
 STATE, LOG, PLAN = "state.safetensors", "log.jsonl", "plan.json"
 VAL_GROUPS = 512  # that an epoch is judged by, at most
-Split = Literal["train", "val", "test"]
 
 
 @dataclass(frozen=True)
@@ -61,15 +59,9 @@ class TrainJob:
             )
 
 
-def split_of(prompt: str, val_share: float, test_share: float) -> Split:
-    """Which part a prompt belongs to, by a hash of its words; case and white space do not matter."""
-    place = int.from_bytes(hashlib.sha256(words_of(prompt)).digest()[:8], "big") / 2**64
-    return "test" if place < test_share else "val" if place < test_share + val_share else "train"
-
-
-def split_table(table: Table, val_share: float, test_share: float) -> dict[Split, Table]:
+def split_table(table: Table, val_share: float, test_share: float) -> dict[Part, Table]:
     """The parts of a table. Raises UsageError when there is nothing to train on, or to validate with."""
-    parts = [split_of(prompt, val_share, test_share) for prompt in table.prompts]
+    parts = [part_of(prompt, val_share, test_share) for prompt in table.prompts]
     rows = {
         name: torch.tensor([i for i, part in enumerate(parts) if part == name]) for name in ("train", "val", "test")
     }
@@ -126,7 +118,7 @@ class TrainRun:
         return {
             "job": job,
             "weights": self.dataset.config["weights"],
-            "train_prompts": _digest(self.parts["train"].prompts),
+            "train_prompts": digest_of_all(self.parts["train"].prompts),
         }
 
     def _resume(self) -> None:
@@ -176,7 +168,7 @@ class TrainRun:
         config = self.probe.config
         trained = {
             "split": {"val_share": self.job.val_share, "test_share": self.job.test_share},
-            "train_prompts": _digest(self.parts["train"].prompts),
+            "train_prompts": digest_of_all(self.parts["train"].prompts),
             "settings": asdict(self.job.settings),
         }
         object.__setattr__(config, "training", trained)
@@ -201,10 +193,6 @@ class TrainRun:
             self.probe, self.parts["train"], self.judged_by, self.evaluators, self.job.settings, self.job.device
         )
         return leaks(self.probe, blind, self.judged_by, self.evaluators)
-
-
-def _digest(prompts: Sequence[str]) -> str:
-    return sha256(canonical_json(list(prompts)))
 
 
 def _line(epoch: Epoch) -> dict[str, Any]:

@@ -283,10 +283,10 @@ class Probe(
         return min(fitted, key=lambda f: abs(f.rung - rung))
 
     def check_rung(self, rung: float) -> None:
-        """Refuse a rung that the probe was not trained for."""
-        if min(abs(rung - known) for known in self.config.rungs) > RUNG_TOLERANCE:
-            known = ", ".join(f"{r:g}" for r in self.config.rungs)
-            raise UsageError(f"rungs: the probe was trained for {known}, not for {rung:g}")
+        """Refuse a rung outside of those that the probe was trained at; between two of them it interpolates."""
+        first, last = min(self.config.rungs), max(self.config.rungs)
+        if not first - RUNG_TOLERANCE <= rung <= last + RUNG_TOLERANCE:
+            raise UsageError(f"rungs: the probe was trained from {first:g} to {last:g}, not for {rung:g}")
 
 
 def _key(evaluator: str) -> str:

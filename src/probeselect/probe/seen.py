@@ -1,11 +1,13 @@
 """Which prompts a probe was trained on, as digests beside its weights: so that nobody judges it by them."""
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Literal
 
-from probeselect.data.sealed import write_file
+from probeselect.data.sealed import canonical_json, sha256, write_file
 
+Part = Literal["train", "val", "test"]
 SEEN = "trained_on.txt"
 
 
@@ -17,6 +19,17 @@ def words_of(prompt: str) -> bytes:
 def digest_of(prompt: str) -> str:
     """16 hexadecimal digits of a prompt's words."""
     return hashlib.sha256(words_of(prompt)).hexdigest()[:16]
+
+
+def part_of(prompt: str, val_share: float, test_share: float) -> Part:
+    """Which part of a dataset a prompt belongs to, by a hash of its words; case and white space do not matter."""
+    place = int.from_bytes(hashlib.sha256(words_of(prompt)).digest()[:8], "big") / 2**64
+    return "test" if place < test_share else "val" if place < test_share + val_share else "train"
+
+
+def digest_of_all(prompts: Sequence[str]) -> str:
+    """One digest of prompts and their order, by which a probe knows the dataset that it was trained on."""
+    return sha256(canonical_json(list(prompts)))
 
 
 def write_seen(folder: Path, prompts: Iterable[str]) -> None:

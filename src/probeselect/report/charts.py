@@ -2,69 +2,54 @@
 
 import io
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from probeselect.report.picture import Picture
+
 COLOURS = ("#2f6fb0", "#d1742b", "#3f8f4f", "#a24fa0", "#b8433f", "#7a7a2a")
 GREY = "#8a8f98"
+FEW = 8  # candidates, up to which a sweep over n shows little
 MOST_PICTURES = 10  # as much compute as so many finished ones is drawn
 INK = {"light": "#1c1e22", "dark": "#e6e8eb"}
 Report = Mapping[str, Any]
 Draw = Callable[[Axes, Report], None]
 
 
-@dataclass(frozen=True)
-class Chart:
-    """One picture: its title, what it shows in a sentence, and its SVG by colour scheme."""
-
-    title: str
-    caption: str
-    svg: Mapping[str, str]
-
-
-def charts(report: Report) -> list[Chart]:
+def charts(report: Report) -> list[Picture]:
     """Every picture of a report of `jobs.evaluate`."""
-    return [
-        Chart(
-            "Reward against compute",
-            "Mean reward of what is kept. Above the grey line, which is best-of-n, the schedule saves compute.",
-            _both(_reward_against_compute, report, (7.2, 4.4)),
-        ),
-        Chart(
-            "Choosing within prompts, by rung",
-            "Spearman within prompts with its 95 % interval; dashed: pooled, as the literature reports it.",
-            _both(_spearman_by_rung, report, (7.2, 3.6)),
-        ),
-        Chart(
-            "Share of the best-of-N gain, by rung",
-            "0: as good as choosing at random; 1: the best candidate of every prompt. 95 % intervals over prompts.",
-            _both(_gain_by_rung, report, (7.2, 3.6)),
-        ),
-    ]
+    return [_picture(*row, report) for row in ROWS if row[0] != "candidates" or _most(report) > FEW]
 
 
-def _both(draw: Draw, report: Report, size: tuple[float, float]) -> dict[str, str]:
-    return {scheme: _svg(draw, report, size, ink) for scheme, ink in INK.items()}
+def _picture(name: str, title: str, caption: str, draw: Draw, size: tuple[float, float], report: Report) -> Picture:
+    schemes = {scheme: _drawn(draw, report, size, ink, "svg") for scheme, ink in INK.items()}
+    return Picture(name, title, caption, "image/svg+xml", schemes, _drawn(draw, report, size, INK["light"], "png"))
 
 
-def _svg(draw: Draw, report: Report, size: tuple[float, float], ink: str) -> str:
+def _drawn(draw: Draw, report: Report, size: tuple[float, float], ink: str, file_format: str) -> bytes:
     names = ("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color")
     settings: dict[Any, Any] = {**dict.fromkeys(names, ink), "svg.hashsalt": "probeselect", "font.size": 9}
     with matplotlib.rc_context(settings):
         figure = Figure(figsize=size, layout="constrained")
-        figure.patch.set_alpha(0)
         axes = figure.subplots()
-        axes.patch.set_alpha(0)
+        if file_format == "svg":
+            figure.patch.set_alpha(0)
+            axes.patch.set_alpha(0)
         axes.spines[["top", "right"]].set_visible(False)
         draw(axes, report)
         axes.legend(frameon=False, fontsize=8)
-        out = io.StringIO()
-        figure.savefig(out, format="svg", metadata={"Date": None, "Creator": None})
+        out = io.BytesIO()
+        about: dict[str, Any] = {"Date": None, "Creator": None} if file_format == "svg" else {"Software": None}
+        figure.savefig(out, format=file_format, dpi=110, metadata=about)
     return out.getvalue()
+
+
+def _most(report: Report) -> int:
+    """The most candidates of a prompt that a schedule begins with."""
+    return max((row["n"] for row in report["compute"]), default=0)
 
 
 def scorers_of(report: Report) -> list[str]:
@@ -139,3 +124,95 @@ def _with_interval(
     axes.plot(x, [row[name] for row in rows], color=colour, marker="o", markersize=4, label=label)
     low, high = zip(*(row[f"{name}_interval"] for row in rows), strict=True)
     axes.fill_between(x, low, high, color=colour, alpha=0.15, linewidth=0)
+
+
+def _candidates(axes: Axes, report: Report) -> None:
+    """The sweep over n: what choosing among more candidates brings, whatever it costs."""
+    for name, colour, style in (("best of n", GREY, "-"), ("oracle", GREY, "--")):
+        _sweep(axes, _rows(report, name), color=colour, linestyle=style, label=name)
+    for colour, scorer in zip(COLOURS, scorers_of(report), strict=False):
+        rows = _rows(report, scorer, ends="-> 1 at 20%")
+        _sweep(axes, [row for row in rows if row["schedule"].count("->") == 1], color=colour, label=scorer)
+    axes.set_xlabel("candidates n, of which one is kept at 20 %")
+    axes.set_ylabel(f"mean {report['evaluator']} of what is kept")
+
+
+def _sweep(axes: Axes, rows: Sequence[Mapping[str, Any]], **style: Any) -> None:
+    if rows:
+        rows = sorted(rows, key=lambda row: row["n"])
+        axes.plot([row["n"] for row in rows], [row["reward"] for row in rows], marker="o", markersize=3, **style)
+        low, high = zip(*(row["reward_interval"] for row in rows), strict=True)
+        axes.fill_between([row["n"] for row in rows], low, high, color=style["color"], alpha=0.12, linewidth=0)
+
+
+def _calibration(axes: Axes, report: Report) -> None:
+    ends = []
+    for colour, row in zip(COLOURS, report["calibration"], strict=False):
+        if len(row["score"]) > 1 and row["scorer"] != "random":
+            axes.plot(row["score"], row["reward"], color=colour, marker="o", markersize=4, label=row["scorer"])
+            axes.fill_between(row["score"], row["low"], row["high"], color=colour, alpha=0.1, linewidth=0)
+            ends += [min(row["score"]), max(row["score"])]
+    if ends:
+        axes.plot([min(ends), max(ends)], [min(ends), max(ends)], color=GREY, linewidth=1, label="score = reward")
+    axes.set_xlabel("score at the rung nearest to 20 %")
+    axes.set_ylabel(report["evaluator"])
+
+
+def _strips(axes: Axes, report: Report) -> None:
+    scorer = next((name for name in scorers_of(report) if not name.startswith("preview:")), scorers_of(report)[0])
+    for place, strip in enumerate(report["strips"]):
+        label = "candidates" if place == 0 else None
+        axes.plot([place] * len(strip["rewards"]), strip["rewards"], color=GREY, marker="o", markersize=3,
+                  linestyle="", alpha=0.6, label=label)  # fmt: skip
+        axes.plot(place, strip["chosen"][scorer], color=COLOURS[0], marker="_", markersize=9, markeredgewidth=2.5,
+                  linestyle="", label=f"chosen by {scorer}" if place == 0 else None)  # fmt: skip
+    axes.set_xticks([])
+    axes.set_xlabel("prompts by their mean")
+    axes.set_ylabel(report["evaluator"])
+
+
+ROWS: tuple[tuple[str, str, str, Draw, tuple[float, float]], ...] = (
+    (
+        "compute",
+        "Reward against compute",
+        "Mean reward of what is kept. Above the grey line, which is best-of-n, the schedule saves compute.",
+        _reward_against_compute,
+        (7.2, 4.4),
+    ),
+    (
+        "spearman",
+        "Choosing within prompts, by rung",
+        "Spearman within prompts with its 95 % interval; dashed: pooled, as the literature reports it.",
+        _spearman_by_rung,
+        (7.2, 3.6),
+    ),
+    (
+        "gain",
+        "Share of the best-of-N gain, by rung",
+        "0: as good as choosing at random; 1: the best candidate of every prompt. 95 % intervals over prompts.",
+        _gain_by_rung,
+        (7.2, 3.6),
+    ),
+    (
+        "candidates",
+        "More candidates",
+        "What one kept picture earns, by the number of candidates that it is chosen from.",
+        _candidates,
+        (7.2, 3.6),
+    ),
+    (
+        "calibration",
+        "Score and reward",
+        "Tenths of the candidates by score: their mean reward, and the middle 80 % of it. On the diagonal a score can "
+        "be taken at its word.",
+        _calibration,
+        (7.2, 3.6),
+    ),
+    (
+        "strips",
+        "Prompt by prompt",
+        "Rewards of all candidates of some prompts, and which one is chosen at the rung nearest to 20 %.",
+        _strips,
+        (7.2, 3.6),
+    ),
+)

@@ -7,7 +7,7 @@ from html import escape
 from importlib.resources import files
 from typing import Any
 
-from probeselect.report.charts import Chart
+from probeselect.report.picture import Picture
 
 Report = Mapping[str, Any]
 CHOOSING = {
@@ -22,9 +22,22 @@ COMPUTE = {
     "scorer": "scorer", "schedule": "schedule", "rows": "rows", "reward": "reward", "lead": "over best-of-n",
     "prompts": "prompts",
 }  # fmt: skip
+EVALUATORS = {
+    "evaluator": "evaluator", "scorer": "scorer", "rung": "rung", "spearman": "Spearman within",
+    "pooled_spearman": "pooled Spearman", "constant": "pooled, of a constant",
+}  # fmt: skip
+KEPT = {
+    "kept_by": "kept by", "evaluator": "judged by", "all": "mean of all", "kept": "mean of the kept",
+    "difference": "kept - all", "share": "share of its best",
+}  # fmt: skip
+DISTANCES = {"kept_by": "kept by", "network": "network", "pictures": "pictures", "fid": "FID", "kid": "KID"}
+LEAKS = {
+    "probe": "scorer", "check": "it is", "rung": "rung", "spearman": "Spearman within",
+    "standard_error": "standard error", "leak": "leak",
+}  # fmt: skip
 
 
-def page(report: Report, pictures: Sequence[Chart], title: str) -> str:
+def page(report: Report, pictures: Sequence[Picture], title: str) -> str:
     """The whole page."""
     assets = files("probeselect.report") / "assets"
     style, script = (assets.joinpath(name).read_text("utf-8") for name in ("report.css", "report.js"))
@@ -44,7 +57,7 @@ def _hash(text: str) -> str:
     return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
 
 
-def _body(report: Report, pictures: Sequence[Chart], title: str) -> Iterator[str]:
+def _body(report: Report, pictures: Sequence[Picture], title: str) -> Iterator[str]:
     ends = report["rewards"]
     yield f"<h1>{escape(title)}</h1>"
     yield (
@@ -54,6 +67,7 @@ def _body(report: Report, pictures: Sequence[Chart], title: str) -> Iterator[str
     )
     faults = "".join(f"<li>{escape(fault)}</li>" for fault in report["faults"])
     yield f'<ul class="faults">{faults}</ul>' if faults else '<p class="fine">No fault of the data was found.</p>'
+    yield from (f"<p>{escape(note)}.</p>" for note in report["notes"])
     yield "<ul>" + "".join(f"<li>{escape(line)}</li>" for line in findings(report)) + "</ul>"
     yield from map(_figure, pictures)
     yield "<h2>Choosing within prompts</h2>"
@@ -61,15 +75,35 @@ def _body(report: Report, pictures: Sequence[Chart], title: str) -> Iterator[str
     if report["paired"]:
         yield "<h2>One scorer over another, paired by prompt</h2>"
         yield _table(PAIRED, report["paired"])
+    if report["evaluators"]:
+        yield "<h2>Every evaluator at every rung</h2>"
+        yield _table(EVALUATORS, report["evaluators"])
+        yield "<h2>What choosing by one does to the others</h2>"
+        yield (
+            "<p>One picture of each prompt is kept, by a scorer at the rung nearest to 20 % or by an evaluator on the "
+            "finished pictures. A way of choosing that games its own evaluator gains nothing by the others.</p>"
+        )
+        yield _table(KEPT, report["kept"])
+    if report["distances"]:
+        yield "<h2>Distance of the kept pictures from all</h2>"
+        yield (
+            "<p>FID and KID by the features of one network. Few pictures are far from many by chance: compare with "
+            "the random draw, which is as large.</p>"
+        )
+        yield _table(DISTANCES, report["distances"])
+    if report["leaks"]:
+        yield "<h2>What blind scorers know</h2>"
+        yield _table(LEAKS, report["leaks"])
     yield "<h2>At equal compute</h2>"
-    yield _table(COMPUTE, report["compute"])
+    seconds = {"seconds": "seconds"} if report["timing"] else {}
+    yield _table(COMPUTE | seconds, report["compute"])
 
 
 def findings(report: Report) -> Iterator[str]:
     """What the figures say, in sentences: what nothing is worth, and each scorer's best schedule against best-of-n."""
     constant = report["rewards"]["pooled_of_a_constant"]
     yield f"A constant for every prompt, which cannot choose, has a pooled Spearman of {constant:.2f}."
-    known = {"best of n", "random", "oracle"}
+    known = {"best of n", "cut at random", "oracle"}
     for scorer in dict.fromkeys(row["scorer"] for row in report["compute"] if row["scorer"] not in known):
         rows = [row for row in report["compute"] if row["scorer"] == scorer and row["lead"] is not None]
         if not rows:
@@ -83,18 +117,18 @@ def findings(report: Report) -> Iterator[str]:
         )
 
 
-def _figure(chart: Chart) -> str:
-    light, dark = (_data_uri(chart.svg[scheme]) for scheme in ("light", "dark"))
+def _figure(picture: Picture) -> str:
+    light, dark = (_data_uri(picture.media, picture.schemes[scheme]) for scheme in ("light", "dark"))
+    source = f'<source media="(prefers-color-scheme: dark)" srcset="{dark}">' if dark != light else ""
     return (
-        f"<figure><h2>{escape(chart.title)}</h2><picture>"
-        f'<source media="(prefers-color-scheme: dark)" srcset="{dark}">'
-        f'<img src="{light}" alt="{escape(chart.caption)}" tabindex="0"></picture>'
-        f"<figcaption>{escape(chart.caption)}</figcaption></figure>"
+        f"<figure><h2>{escape(picture.title)}</h2><picture>{source}"
+        f'<img src="{light}" alt="{escape(picture.caption)}" tabindex="0"></picture>'
+        f"<figcaption>{escape(picture.caption)}</figcaption></figure>"
     )
 
 
-def _data_uri(svg: str) -> str:
-    return f"data:image/svg+xml;base64,{base64.b64encode(svg.encode()).decode()}"
+def _data_uri(media: str, data: bytes) -> str:
+    return f"data:{media};base64,{base64.b64encode(data).decode()}"
 
 
 def _table(columns: Mapping[str, str], rows: Sequence[Mapping[str, Any]]) -> str:

@@ -1,21 +1,22 @@
 """Scorers: what is known of running candidates at a rung -> a predicted score for each.
 
 Knows `random`, `preview:EVALUATOR` (the decoded x0-prediction, judged by the evaluator: needs no training, fits every
-backbone) and the probe. Scores of one scorer compare within a prompt; higher is better.
+backbone), `attention` (does every word own a place: needs no training, fits U-Nets) and the probe. Scores of one scorer
+compare within a prompt; higher is better.
 """
 
 import random
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
+from probeselect.backbones.attention import neglect_scores, words_of
 from probeselect.backbones.loading import Backbone
-from probeselect.backbones.taps import X0, Tap
+from probeselect.backbones.taps import ATTENTION, Tap
 from probeselect.core.errors import UsageError
-from probeselect.embedded import SHIPPED
+from probeselect.embedded import shipped_probe
 from probeselect.evaluators.base import Evaluator, check_prompts
 from probeselect.evaluators.table import load_evaluator, parse_evaluator
 from probeselect.probe.files import load_probe
@@ -68,6 +69,30 @@ class PreviewScorer:
         return self.evaluator(stage.pictures, [c.prompt for c in stage.candidates])
 
 
+class AttentionScorer:
+    """How much the most neglected word of the prompt owns of the U-Net's cross-attention, see `neglect_scores`.
+
+    Raises UsageError for a backbone without such attention.
+    """
+
+    name = "attention"
+    taps: tuple[Tap, ...] = (ATTENTION,)
+    previews = False
+
+    def __init__(self, backbone: Backbone) -> None:
+        ATTENTION.check(backbone.denoiser)
+        self.tokenizer = getattr(backbone.pipe, "tokenizer", None)
+
+    def check_prompts(self, prompts: Sequence[str]) -> None:
+        for prompt in prompts:
+            if len(words_of(prompt, self.tokenizer)) < 2:
+                raise UsageError(f"scorer attention: weighs words against each other, and {prompt!r} has less than two")
+
+    def __call__(self, stage: Stage) -> Tensor:
+        words = {prompt: words_of(prompt, self.tokenizer) for prompt in {c.prompt for c in stage.candidates}}
+        return neglect_scores(stage.maps[ATTENTION.name], [words[c.prompt] for c in stage.candidates])
+
+
 class ProbeScorer:
     """A trained probe's prediction for one of its evaluators."""
 
@@ -77,7 +102,7 @@ class ProbeScorer:
         self.probe, self.name = probe, name
         self.head = head or probe.config.default_head
         probe.check_fits(backbone.describe())
-        self.taps = tuple(X0 if tap == X0.name else Tap.parse(tap, backbone.family) for tap in probe.config.taps)
+        self.taps = tuple(Tap.parse(tap, backbone.family) for tap in probe.config.taps)
 
     def check_prompts(self, prompts: Sequence[str]) -> None:
         check_prompts(self.probe.formula(self.head), prompts)
@@ -118,29 +143,24 @@ class FusionScorer:
 
 
 def load_scorer(name: str | Scorer, backbone: Backbone, head: str | None = None) -> Scorer:
-    """ "random", "preview:EVALUATOR[=FOLDER]", "embedded" (what ships for the backbone), a probe's folder or hub id, or
-    "fusion:PROBE" with one of these probes.
+    """ "random", "attention", "preview:EVALUATOR[=FOLDER]", "embedded" (what ships for the backbone), a probe's folder
+    or hub id, or "fusion:PROBE" with one of these probes.
 
-    Raises UsageError for a name that is none of these and for a probe that does not fit the backbone.
+    Raises UsageError for a name that is none of these and for a scorer that does not fit the backbone.
     """
     if not isinstance(name, str):
         return name
     if name == "random":
         return RandomScorer()
+    if name == AttentionScorer.name:
+        return AttentionScorer(backbone)
     if name.startswith("preview:"):
         evaluator, weights = parse_evaluator(name.removeprefix("preview:"))
         return PreviewScorer(load_evaluator(evaluator, weights, device=backbone.pipe.device))
     folder = name.removeprefix("fusion:")
-    probe = load_probe(_shipped_probe(folder, backbone) or folder).to(backbone.pipe.device)
+    probe = load_probe(shipped_probe(folder, backbone.name) or folder).to(backbone.pipe.device)
     scorer = ProbeScorer(probe, backbone, name, head)
     if folder == name:
         return scorer
     judge = probe.formula(scorer.head) or load_evaluator(scorer.head, device=backbone.pipe.device)
     return FusionScorer(scorer, PreviewScorer(judge), name)
-
-
-def _shipped_probe(name: str, backbone: Backbone) -> Path | None:
-    """The folder of the probe that "embedded" or an embedded backbone's name stands for."""
-    if name == "embedded" and backbone.name in SHIPPED:
-        return SHIPPED[backbone.name].probe
-    return SHIPPED[name].probe if name in SHIPPED else None

@@ -8,6 +8,7 @@ import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from probeselect.jobs.evaluate import BLIND
 from probeselect.report.picture import Picture
 
 COLOURS = ("#2f6fb0", "#d1742b", "#3f8f4f", "#a24fa0", "#b8433f", "#7a7a2a")
@@ -57,6 +58,11 @@ def scorers_of(report: Report) -> list[str]:
     return list(dict.fromkeys(row["scorer"] for row in report["choosing"]))
 
 
+def _seeing(report: Report) -> list[str]:
+    """Names of the scorers that see something of a candidate."""
+    return [name for name in scorers_of(report) if name not in BLIND]
+
+
 def _rows(report: Report, scorer: str, starts: str = "", ends: str = "") -> list[Mapping[str, Any]]:
     found = (row for row in report["compute"] if row["scorer"] == scorer)
     return [row for row in found if row["schedule"].startswith(starts) and row["schedule"].endswith(ends)]
@@ -71,10 +77,11 @@ def _line(axes: Axes, rows: Sequence[Mapping[str, Any]], **style: Any) -> None:
 
 
 def _reward_against_compute(axes: Axes, report: Report) -> None:
-    most = MOST_PICTURES * report["total_steps"]
+    dearest = max(row["rows"] for row in report["compute"])
+    most = min(MOST_PICTURES * report["total_steps"], dearest)
     best = [row for row in _rows(report, "best of n") if row["rows"] <= most]
     _line(axes, best, color=GREY, linewidth=2, marker="o", markersize=4, label="best of n")
-    for colour, scorer in zip(COLOURS, scorers_of(report), strict=False):
+    for colour, scorer in zip(COLOURS, _seeing(report), strict=False):
         single = [row for row in _rows(report, scorer, ends="-> 1 at 20%") if row["rows"] <= most]
         _line_if(axes, single, color=colour, marker="o", markersize=4,
                  label=f"{scorer}: n -> 1 at 20 %")  # fmt: skip
@@ -87,7 +94,7 @@ def _reward_against_compute(axes: Axes, report: Report) -> None:
     _line_if(axes, oracle, color=GREY, linestyle="--", label="oracle: n -> 1 at 20 %")
     axes.set_xlabel("denoiser rows a prompt")
     axes.set_ylabel(f"mean {report['evaluator']} of what is kept")
-    axes.set_xlim(0, most)
+    axes.set_xlim(0, 1.02 * most)
 
 
 def _line_if(axes: Axes, rows: Sequence[Mapping[str, Any]], **style: Any) -> None:
@@ -130,7 +137,7 @@ def _candidates(axes: Axes, report: Report) -> None:
     """The sweep over n: what choosing among more candidates brings, whatever it costs."""
     for name, colour, style in (("best of n", GREY, "-"), ("oracle", GREY, "--")):
         _sweep(axes, _rows(report, name), color=colour, linestyle=style, label=name)
-    for colour, scorer in zip(COLOURS, scorers_of(report), strict=False):
+    for colour, scorer in zip(COLOURS, _seeing(report), strict=False):
         rows = _rows(report, scorer, ends="-> 1 at 20%")
         _sweep(axes, [row for row in rows if row["schedule"].count("->") == 1], color=colour, label=scorer)
     axes.set_xlabel("candidates n, of which one is kept at 20 %")
@@ -148,7 +155,7 @@ def _sweep(axes: Axes, rows: Sequence[Mapping[str, Any]], **style: Any) -> None:
 def _calibration(axes: Axes, report: Report) -> None:
     ends = []
     for colour, row in zip(COLOURS, report["calibration"], strict=False):
-        if len(row["score"]) > 1 and row["scorer"] != "random":
+        if len(row["score"]) > 1 and row["scorer"] not in BLIND:
             axes.plot(row["score"], row["reward"], color=colour, marker="o", markersize=4, label=row["scorer"])
             axes.fill_between(row["score"], row["low"], row["high"], color=colour, alpha=0.1, linewidth=0)
             ends += [min(row["score"]), max(row["score"])]

@@ -143,7 +143,12 @@ def _cell(row: Mapping[str, Any], name: str) -> str:
         return f'<td data-sort="{escape(value)}">{escape(value)}</td>'
     if value is None:
         return '<td data-sort="">-</td>'
-    shown = str(value) if isinstance(value, int) else f"{value:.3f}"
+    if isinstance(value, bool):
+        shown = "yes" if value else "no"
+    elif isinstance(value, int):
+        shown = str(value)
+    else:
+        shown = f"{value:.3f}" if value == 0 or abs(value) >= 0.01 else f"{value:.1e}"
     if interval:
         shown += f" <small>[{interval[0]:.3f}, {interval[1]:.3f}]</small>"
     return f'<td class="number" data-sort="{value}">{shown}</td>'

@@ -3,6 +3,7 @@
 import io
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from PIL import Image
 
@@ -21,7 +22,12 @@ class Picture:
 
 def of_image(name: str, title: str, caption: str, image: Image.Image) -> Picture:
     """A picture that is the same on light and on dark pages."""
+    small = _encoded(image, format="WEBP", quality=85)  # in the page; the file beside it is exact
+    png = _encoded(image, format="PNG", optimize=True)
+    return Picture(name, title, caption, "image/webp", {"light": small, "dark": small}, png)
+
+
+def _encoded(image: Image.Image, **settings: Any) -> bytes:
     out = io.BytesIO()
-    image.save(out, format="PNG", optimize=True)
-    data = out.getvalue()
-    return Picture(name, title, caption, "image/png", {"light": data, "dark": data}, data)
+    image.save(out, **settings)
+    return out.getvalue()

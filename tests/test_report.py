@@ -4,6 +4,8 @@ import base64
 import hashlib
 import json
 import re
+import subprocess
+import sys
 from dataclasses import replace
 from html.parser import HTMLParser
 
@@ -87,6 +89,15 @@ def test_what_is_hostile_in_the_data_is_escaped(table):
     html = page(report, charts(report), "t")
     assert HOSTILE not in html and html.count("&lt;/script&gt;") > 3
     assert all(HOSTILE in line for line in list(findings(report))[1:])
+
+
+def test_a_dataset_is_judged_without_diffusers(trained, tmp_path):
+    arguments = ["probeselect", "evaluate", str(trained[0]), "--probe", str(trained[1]), "--out", str(tmp_path)]
+    code = "import sys; sys.modules['diffusers'] = None; from probeselect.cli import main; "
+    run = [sys.executable, "-c", f"{code}sys.argv = {arguments!r}; main()"]
+    done = subprocess.run(run, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "report.html").is_file() and (tmp_path / "activations.png").is_file()
 
 
 @pytest.mark.parametrize(

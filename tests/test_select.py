@@ -53,6 +53,29 @@ def test_the_kept_picture_is_the_stock_pipelines(backbone):
     assert torch.allclose(result.images[0], alone, atol=1e-5)
 
 
+class Twins:
+    """Candidates 0 and 1 are alike and the best, 2 is unlike them."""
+
+    name, previews, taps = "twins", False, ()
+
+    def __call__(self, stage):
+        (name,) = stage.maps
+        pattern = torch.tensor([1.0, 0.9, -1.0])[:, None, None, None]
+        stage.maps[name] = pattern * torch.ones_like(stage.maps[name])
+        return torch.tensor([3.0, 2.0, 1.0])
+
+
+def test_the_kept_may_be_asked_to_differ(backbone):
+    sampler = SelectiveSampler(backbone, Twins())
+    given = {"n": 3, "k": 2, "rungs": [0.2], **ARGUMENTS}
+    result = sampler("a cat", diversity=0.6, **given)
+    assert [c.seed for c in result.kept] == [0, 2] and result.cost.denoiser_rows == 3 * 2 + 2 * 8
+    plain = SelectiveSampler(backbone, PrefersSeeds(0, 1))("a cat", **given)
+    assert [c.seed for c in plain.kept] == [0, 1]
+    with pytest.raises(UsageError, match="diversity = 2"):
+        sampler("a cat", diversity=2.0, **given)
+
+
 def test_prompts_do_not_compete(backbone):
     results = SelectiveSampler(backbone, PrefersSeeds(1))(["a", "b", "a"], n=3, k=1, rungs=[0.2], **ARGUMENTS)
     assert [r.prompt for r in results] == ["a", "b", "a"]

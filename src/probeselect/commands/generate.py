@@ -17,6 +17,7 @@ from probeselect.commands.options import (
     rows_bar,
 )
 from probeselect.core.candidates import candidates_of
+from probeselect.core.diversity import check_diversity
 from probeselect.core.rungs import check_apart
 
 
@@ -30,6 +31,7 @@ def generate(
     k: Annotated[int | None, typer.Option("-k", help="how many to finish; default: the plan's, or 1")] = None,
     rungs: Annotated[str, typer.Option(help="where candidates are scored, as fractions of the steps")] = "0.2",
     policy: Annotated[str, typer.Option(help="topk, halving, all, or a plan.json")] = "topk",
+    diversity: Annotated[float, typer.Option(help="0 to 1: how much the kept should differ, rather than score")] = 0.0,
     steps: Annotated[int, typer.Option(help="inference steps")] = 20,
     guidance: Annotated[float | None, typer.Option(help="guidance scale; default: the model's own")] = None,
     height: Annotated[int | None, typer.Option(help="px")] = None,
@@ -49,6 +51,7 @@ def generate(
 
     arguments = pipeline_arguments(model, steps, guidance, height, width, negative_prompt)
     n, k, rung_values, decide = check_schedule(n, k, fractions(rungs), policy)
+    check_diversity(diversity)
     candidates_of(prompts, n, seed=seed)
     check_apart(rung_values, steps)
     evaluators = evaluators_named(evaluate)
@@ -72,6 +75,7 @@ def generate(
             k,
             rung_values,
             policy=decide,
+            diversity=diversity,
             seed=seed,
             evaluators=judges,
             previews=True,

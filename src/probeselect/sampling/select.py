@@ -16,6 +16,7 @@ from torch import Tensor
 from probeselect.backbones.loading import Backbone, load_backbone
 from probeselect.backbones.taps import X0, Tap
 from probeselect.core.candidates import Candidate, candidates_of
+from probeselect.core.diversity import check_diversity, spread_out
 from probeselect.core.errors import UsageError
 from probeselect.core.policies import FixedPlan, KeepAll, Policy, load_plan, load_policy
 from probeselect.core.rungs import validate_rungs
@@ -112,6 +113,7 @@ class SelectiveSampler:
         rungs: Sequence[float] = (0.2,),
         *,
         policy: str | Policy = "topk",
+        diversity: float = 0.0,
         seed: int = 0,
         seeds: Sequence[int] | None = None,
         evaluators: Sequence[Evaluator] = (),
@@ -127,6 +129,8 @@ class SelectiveSampler:
             k: how many of them to finish (default: the plan's, or 1).
             rungs: where candidates are scored, as fractions of the steps.
             policy: "topk", "halving", "all", a plan.json file, or a Policy.
+            diversity: from 0 to 1, how much those who are kept should differ in their activations rather than score
+                well; the best is kept always. Only the last rung asks.
             seed, seeds: candidate i of a prompt gets seed + i, or seeds[i].
             evaluators: judge the finished pictures (`rewards`, `reasons`).
             previews: keep the decoded x0-prediction of every candidate at every rung.
@@ -140,6 +144,7 @@ class SelectiveSampler:
         """
         began = time.perf_counter()
         n, k, rungs, decide = check_schedule(len(seeds) if n is None and seeds is not None else n, k, rungs, policy)
+        check_diversity(diversity)
         candidates = candidates_of(prompt, n, seeds, seed)
         prompts = list(dict.fromkeys(c.prompt for c in candidates))
         for one in (self.scorer, *evaluators):
@@ -151,7 +156,7 @@ class SelectiveSampler:
             self.backbone,
             candidates,
             rungs,
-            taps=self.scorer.taps,
+            taps=self.scorer.taps or ((X0,) if diversity else ()),
             previews=previews or self.scorer.previews,
             batch_size=self.batch_size,
             tally=tally,
@@ -167,7 +172,7 @@ class SelectiveSampler:
             scores = self.scorer(stage).detach().float().cpu()
             seconds_scoring += time.perf_counter() - scoring_began
             _note_scores(stage, scores, records, previews)
-            order = _decide(stage, scores, decide, index)
+            order = _decide(stage, scores, decide, index, diversity if index == len(rungs) - 1 else 0.0)
         seconds = time.perf_counter() - began
         results = [
             self._result(
@@ -262,14 +267,19 @@ def _note_scores(stage: Stage, scores: Tensor, records: dict[Candidate, Candidat
         record.completed_steps = stage.completed_steps
 
 
-def _decide(stage: Stage, scores: Tensor, policy: Policy, index: int) -> list[Candidate]:
-    """Ask the policy prompt by prompt; returns who goes on, best first within each prompt."""
+def _decide(stage: Stage, scores: Tensor, policy: Policy, index: int, diversity: float) -> list[Candidate]:
+    """Ask the policy prompt by prompt (with diversity: for how many). Returns who goes on, best first in each."""
     positions: dict[int, list[int]] = {}
     for i, candidate in enumerate(stage.candidates):
         positions.setdefault(candidate.group, []).append(i)
-    going_on = [
-        members[chosen] for members in positions.values() for chosen in policy(scores[torch.tensor(members)], index)
-    ]
+    going_on = []
+    for members in positions.values():
+        mine = torch.tensor(members)
+        chosen = policy(scores[mine], index)
+        if diversity:
+            maps = [tap[mine.to(tap.device)] for tap in stage.maps.values()]
+            chosen = spread_out(scores[mine], maps, len(chosen), diversity)
+        going_on += [members[i] for i in chosen]
     stage.keep(going_on)
     return [stage.candidates[i] for i in going_on]
 

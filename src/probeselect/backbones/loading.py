@@ -99,7 +99,7 @@ def load_backbone(
         names = [tap] if isinstance(tap, str) else list(tap)
     taps = tuple(Tap.parse(text, family) for text in names)
     for one in taps:
-        one.module(denoiser)
+        one.check(denoiser)
     return Backbone(model, family, taps, name)
 
 

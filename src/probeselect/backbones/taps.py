@@ -13,12 +13,14 @@ import re
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from functools import partial
 from math import prod
 from typing import Any, Literal, Protocol, Self
 
 import torch
 from torch import Tensor, nn
 
+from probeselect.backbones.cross_attention import CrossAttention, cross_attention_layers
 from probeselect.backbones.families import Family, Layout
 from probeselect.core.errors import ProbeSelectError, UsageError
 
@@ -74,12 +76,14 @@ class Tap:
     layout: Layout
 
     @classmethod
-    def parse(cls, text: str, family: Family) -> Self:
-        """Read "up_blocks.2.resnets.1" or "up_blocks[2].resnets[1]"; UsageError for anything else.
+    def parse(cls, text: str, family: Family) -> "Tap":
+        """Read "up_blocks.2.resnets.1", "up_blocks[2].resnets[1]", "x0" or "attention"; else a UsageError.
 
         A suffix says where the image is if neither the family nor the shapes tell: ":1" takes the second element
         of a tuple, ":first" or ":last" the first or last tokens of a sequence that text shares.
         """
+        if text.strip() in VIRTUAL:
+            return VIRTUAL[text.strip()]
         match = re.fullmatch(r"([^:]+)(:\d+)?(:first|:last)?", re.sub(r"\[(\d+)\]", r".\1", text.strip()))
         if match is None:
             raise UsageError(f"tap: {text!r} is not a module path, with or without a suffix :0, :1, :first, :last")
@@ -96,6 +100,13 @@ class Tap:
             near = difflib.get_close_matches(self.path, modules, n=3, cutoff=0.5) or list(modules)[1:4]
             raise UsageError(f"tap: {type(denoiser).__name__} has no module {self.path!r}; near it: {', '.join(near)}")
         return modules[self.path]
+
+    def check(self, denoiser: nn.Module) -> None:
+        """Raise UsageError if there is nothing in `denoiser` that this tap could read."""
+        if self == ATTENTION:
+            cross_attention_layers(denoiser)
+        elif self != X0:
+            self.module(denoiser)
 
     def map(self, output: Any, grid: TokenGrid) -> Tensor:
         """One output of the module as a map [rows, C, H, W]; else a UsageError that says what to pass."""
@@ -135,6 +146,8 @@ class Tap:
 
 
 X0 = Tap("x0", "x0", Layout())  # virtual: the latent x0-prediction, which the sampler makes
+ATTENTION = Tap("attention", "attention", Layout())  # virtual: a map of every text token, see CrossAttention
+VIRTUAL = {tap.name: tap for tap in (X0, ATTENTION)}  # no module's outputs
 
 
 class HasTaps(Protocol):
@@ -177,15 +190,20 @@ class TapReader(AbstractContextManager["TapReader"]):
         self._backbone = backbone
         self.taps = [tap for tap in dict.fromkeys(backbone.taps if taps is None else taps) if tap != X0]
         self._handles: list[torch.utils.hooks.RemovableHandle] = []
+        self._attention = CrossAttention()
         self.clear()
 
     def __enter__(self) -> Self:
         # torch.compile(denoiser) wraps the module whose hooks we need
         self._denoiser: nn.Module = getattr(self._backbone.denoiser, "_orig_mod", self._backbone.denoiser)
-        modules = [tap.module(self._denoiser) for tap in self.taps]
+        for tap in self.taps:
+            tap.check(self._denoiser)
         self._handles = [self._denoiser.register_forward_pre_hook(self._on_call, with_kwargs=True)]
-        for tap, module in zip(self.taps, modules, strict=True):
-            self._handles.append(module.register_forward_hook(self._on_output(tap)))
+        for tap in self.taps:
+            if tap == ATTENTION:
+                self._handles += self._attention.hooks(self._denoiser, self._latent_size)
+            else:
+                self._handles.append(tap.module(self._denoiser).register_forward_hook(self._on_output(tap)))
         return self
 
     def __exit__(self, *exception: object) -> None:
@@ -199,18 +217,22 @@ class TapReader(AbstractContextManager["TapReader"]):
         self._calls = 0
         self._call: tuple[tuple[Any, ...], dict[str, Any]] | None = None
         self._outputs: dict[str, list[Any]] = {}
+        self._attention.clear()
 
     def read(self, n: int) -> dict[str, Tensor]:
         """Maps of the call's n candidates, {tap name: [n, C, H, W]}; ProbeSelectError if a tap did not fire."""
         maps = {}
         for tap in self.taps:
+            if tap == ATTENTION:
+                maps[tap.name] = self._attention.probabilities(partial(self._conditional, n))
+                continue
             outputs = self._outputs.get(tap.name, [])
             if len(outputs) != 1:
                 raise ProbeSelectError(
                     f"tap: {tap.name!r} fired {len(outputs)} times instead of once in the denoiser's "
                     f"conditional call ({self._calls} calls since clear, reader {'on' if self.enabled else 'off'})"
                 )
-            maps[tap.name] = conditional_rows(tap.map(outputs[0], self._grid()), n, self._backbone.family)
+            maps[tap.name] = self._conditional(n, tap.map(outputs[0], self._grid()))
         return maps
 
     def prompt_embeddings(self, n: int) -> Tensor | None:
@@ -222,7 +244,7 @@ class TapReader(AbstractContextManager["TapReader"]):
         text = signature.bind(self._denoiser, *args, **kwargs).arguments.get("encoder_hidden_states")
         if not isinstance(text, Tensor) or text.ndim != 3:
             return None
-        return conditional_rows(text.mean(1), n, self._backbone.family)
+        return self._conditional(n, text.mean(1))
 
     def latent_map(self, latents: Tensor) -> Tensor:
         """Latents as the scheduler sees them -> map [n, C, H, W]: packed token streams are unrolled."""
@@ -234,6 +256,16 @@ class TapReader(AbstractContextManager["TapReader"]):
         if self._call is None:
             raise ProbeSelectError("tap: nothing to read, the denoiser has not been called since clear")
         return TokenGrid.of(self._denoiser, *self._call)
+
+    def _conditional(self, n: int, rows: Tensor) -> Tensor:
+        return conditional_rows(rows, n, self._backbone.family)
+
+    def _latent_size(self) -> tuple[int, int] | None:
+        """Height and width of the latents of the call that is being kept; None in any other."""
+        if not (self.enabled and self._wanted()):
+            return None
+        grid = self._grid()
+        return grid.height, grid.width
 
     def _wanted(self) -> bool:
         family = self._backbone.family

@@ -28,7 +28,7 @@ def collect(
     model: Model = "embedded",
     n: Annotated[int, typer.Option("-n", help="candidates of each prompt")] = 5,
     rungs: Annotated[str, typer.Option(help="where activations are kept, as fractions of the steps")] = "0.1,0.2,0.4",
-    taps: Annotated[str, typer.Option(help="module paths of the denoiser, and x0; or default")] = "default",
+    taps: Annotated[str, typer.Option(help="module paths of the denoiser, x0 and attention; or default")] = "default",
     evaluators: Evaluators = "",
     engine: Annotated[str, typer.Option(help=", ".join(ENGINES))] = "local",
     part: Part = "1/1",

@@ -25,7 +25,10 @@ def generate(
     prompts: Annotated[list[str], typer.Argument(metavar="PROMPT...", help="one or several prompts")],
     model: Model = "embedded",
     scorer: Annotated[
-        str, typer.Option(help="embedded, a probe's folder or hub id, fusion:PROBE, preview:EVALUATOR[=FOLDER], random")
+        str,
+        typer.Option(
+            help="embedded, a probe's folder or hub id, fusion:PROBE, preview:EVALUATOR[=FOLDER], attention, random"
+        ),
     ] = "embedded",
     n: Annotated[int | None, typer.Option("-n", help="candidates of each prompt; default: the plan's, or 5")] = None,
     k: Annotated[int | None, typer.Option("-k", help="how many to finish; default: the plan's, or 1")] = None,

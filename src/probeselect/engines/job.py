@@ -30,7 +30,7 @@ class CollectJob:
     prompts: PromptList
     model: str = "embedded"
     revision: str | None = None
-    taps: tuple[str, ...] = ()  # of the denoiser, "x0" for the x0-prediction; none: the default ones
+    taps: tuple[str, ...] = ()  # of the denoiser, "x0", "attention"; none: the default ones
     settings: CollectSettings = field(default_factory=CollectSettings)
     arguments: dict[str, Any] = field(default_factory=dict)  # of the pipeline
     evaluators: tuple[tuple[str, str | None], ...] = ()  # name, weights
@@ -69,10 +69,9 @@ class Worker:
         backbone = load_backbone(job.model, dtype=job.dtype, device=job.device, revision=job.revision)
         check_arguments(backbone, job.arguments)
         names = job.taps or default_taps(job.model) or (*(tap.name for tap in backbone.taps), X0.name)
-        taps = [X0 if name == X0.name else Tap.parse(name, backbone.family) for name in names]
+        taps = [Tap.parse(name, backbone.family) for name in names]
         for tap in taps:
-            if tap is not X0:
-                tap.module(backbone.denoiser)
+            tap.check(backbone.denoiser)
         revision = commit_of(job.model, job.revision)
         return ShardMaker(backbone, taps, job.settings, job.arguments, revision, self.progress)
 

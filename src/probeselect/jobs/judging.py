@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from probeselect.backbones.attention import attention_scores, tokenizer_of
 from probeselect.core.errors import UsageError
 from probeselect.core.judged import Judged, Scorer
 from probeselect.core.metrics import within_prompt_spearman
@@ -99,7 +100,7 @@ def of_table(
     formulas: Mapping[str, Evaluator],
     watch: Watch = lambda _: None,
 ) -> Judged:
-    """What a dataset holds: the previews that were judged, a fair draw, and what each probe says with its fusion.
+    """What a dataset holds: judged previews, what each probe says with its fusion, cross-attention, a fair draw.
 
     table: groups of the dataset. formulas: evaluators whose formula scores predicted features.
     Raises UsageError for a probe that does not fit.
@@ -147,6 +148,10 @@ def _scorers(
         yield Scorer(name, said)
         if fused:
             yield Scorer(f"fusion:{name}", fused)
+    if any(name.startswith("map/attention/") for name in table.tensors):
+        tokenizer, basis = tokenizer_of(dataset.config["model"]), torch.from_numpy(dataset.projection("attention"))
+        tables = {step: attention_scores(table, rung, tokenizer, basis) for rung, step in steps.items()}
+        yield Scorer("attention", {step: scores.double().numpy() for step, scores in tables.items()})
     draw = np.random.default_rng(0).random(table.tensors["valid"].shape)
     yield Scorer("random", dict.fromkeys(steps.values(), draw))
 

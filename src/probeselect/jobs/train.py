@@ -42,7 +42,7 @@ class TrainJob:
     out: Path
     evaluators: tuple[str, ...]
     kind: Literal["auto", "features", "scalar"] = "auto"  # auto: features where the dataset has them
-    taps: tuple[str, ...] = ()  # none: all that were collected
+    taps: tuple[str, ...] = ()  # none: all that were collected but `attention`, whose channels are words
     rungs: tuple[float, ...] = ()  # none: all that were collected
     width: int = 48
     val_share: float = 0.1
@@ -83,7 +83,7 @@ class TrainRun:
         self.dataset = Dataset(job.folder)
         self.parts = split_table(open_table(self.dataset, job.evaluators), job.val_share, job.test_share)
         rungs = job.rungs or self.dataset.rungs
-        taps = job.taps or tuple(self.dataset.config["taps"])
+        taps = job.taps or tuple(tap for tap in self.dataset.config["taps"] if tap != "attention")
         projections = {tap: torch.from_numpy(self.dataset.projection(tap)) for tap in taps}
         heads = [self._head(name) for name in job.evaluators]
         if missing := [

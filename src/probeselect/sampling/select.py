@@ -85,7 +85,7 @@ class SelectiveSampler:
     Args:
         backbone: "embedded", "embedded-mmdit", a folder, a hub id, or any diffusers pipeline object.
         scorer: "embedded" (the shipped probe), a probe's folder or hub id, "fusion:PROBE", "preview:EVALUATOR",
-            "random", or a Scorer.
+            "attention", "random", or a Scorer.
         batch_size: most candidates in one call of the pipeline; None means as many as fit.
         tap: module path of the activation to study, for pipelines that are in no known family.
     """
@@ -198,7 +198,7 @@ class SelectiveSampler:
         **arguments: Any,
     ) -> Tensor:
         """The tapped conditional activations [N, C, H, W] at a rung, in the order of `seeds`."""
-        taps = self.backbone.taps if tap is None else (Tap.parse(tap, self.backbone.family) if tap != X0.name else X0,)
+        taps = self.backbone.taps if tap is None else (Tap.parse(tap, self.backbone.family),)
         if not taps:
             raise UsageError("tap: this pipeline is in no known family; give tap='module.path'")
         stages = rollout(

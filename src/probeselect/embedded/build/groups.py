@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from probeselect.backbones.loading import Backbone, load_backbone
-from probeselect.backbones.taps import X0, Tap
+from probeselect.backbones.taps import Tap
 from probeselect.data.dataset import Dataset, pin
 from probeselect.data.prompts import Prompt, PromptList
 from probeselect.data.table import Table, in_memory, open_table, whole_groups
@@ -52,7 +52,7 @@ def collect_split(work: Path, model: str, split: str, count: int) -> None:
     backbone, exact = load_source(model), split == "test"
     settings = CollectSettings(run=split, rungs=RUNGS, map_channels=256, previews=split != "train")
     prompts = [Prompt(str(i), text) for i, text in enumerate(draw_prompts(count, seed=7, split=split))]
-    taps = tuple(X0 if name == X0.name else Tap.parse(name, backbone.family) for name in TAPS[model])
+    taps = tuple(Tap.parse(name, backbone.family) for name in TAPS[model])
     about = configuration(backbone, taps, settings, sampling(model))
     digest = PromptList(tuple(prompts), ()).digest
     dataset = pin(folder_of(work, model, split), about | {"prompts": {"count": count, "sha256": digest}})

@@ -28,7 +28,16 @@ LAYERS = {
     "__init__": 4,  # the public names
 }
 PURE = {"core"}  # no diffusers or transformers, not even inside a function
-WITHOUT_DIFFUSERS = ["core", "evaluators", "probe", "data", "jobs/train", "jobs/evaluate", "jobs/judging", "jobs/keeping"]
+WITHOUT_DIFFUSERS = [
+    "core",
+    "evaluators",
+    "probe",
+    "data",
+    "jobs/train",
+    "jobs/evaluate",
+    "jobs/judging",
+    "jobs/keeping",
+]
 WITHOUT_DIFFUSERS += ["commands/evaluate", "report/charts", "report/page", "report/sheets", "report/evaluation"]
 
 

@@ -6,8 +6,9 @@ if TYPE_CHECKING:
     from probeselect.backbones.loading import Backbone, load_backbone
     from probeselect.probe.files import load_probe
     from probeselect.probe.network import Probe
+    from probeselect.sampling.results import Result
     from probeselect.sampling.scorers import Scorer
-    from probeselect.sampling.select import Result, SelectiveSampler
+    from probeselect.sampling.select import SelectiveSampler
 
 __version__ = "0.1.0"
 __all__ = ["Backbone", "Probe", "Result", "Scorer", "SelectiveSampler", "load_backbone", "load_probe"]
@@ -15,7 +16,7 @@ __all__ = ["Backbone", "Probe", "Result", "Scorer", "SelectiveSampler", "load_ba
 _HOMES = {
     "Backbone": "backbones.loading",
     "Probe": "probe.network",
-    "Result": "sampling.select",
+    "Result": "sampling.results",
     "Scorer": "sampling.scorers",
     "SelectiveSampler": "sampling.select",
     "load_backbone": "backbones.loading",

@@ -1,5 +1,6 @@
 """`probeselect generate`: start many, finish the best."""
 
+import itertools
 import json
 import sys
 from pathlib import Path
@@ -18,6 +19,7 @@ from probeselect.commands.options import (
 )
 from probeselect.core.candidates import candidates_of
 from probeselect.core.diversity import check_diversity
+from probeselect.core.errors import UsageError
 from probeselect.core.rungs import check_apart
 
 
@@ -46,6 +48,11 @@ def generate(
     batch_size: Annotated[int | None, typer.Option(help="most candidates in one wave; default: as many as fit")] = None,
     dtype: Annotated[str | None, typer.Option(help="fp32, bf16 or fp16")] = None,
     device: Annotated[str | None, typer.Option(help="cpu, cuda, mps ...")] = None,
+    record: Annotated[
+        Path | None, typer.Option(help="dataset that activations and pictures are appended to, to train a probe on")
+    ] = None,
+    record_share: Annotated[float, typer.Option(help="of the stopped, how many are finished for the record")] = 0.1,
+    record_limit: Annotated[float, typer.Option(help="GB; a fuller dataset is left as it is")] = 10.0,
     out: Annotated[Path, typer.Option(help="folder for result.json and the pictures")] = Path("probeselect-out"),
     as_json: Json = False,
 ) -> None:
@@ -59,10 +66,13 @@ def generate(
     check_apart(rung_values, steps)
     evaluators = evaluators_named(evaluate)
     check_folder(out)
+    if record is not None and not rung_values:
+        raise UsageError("--record: needs a rung, where activations are kept")
 
     from probeselect.backbones.loading import load_backbone
     from probeselect.backbones.quiet import quiet_libraries
     from probeselect.backbones.truncation import truncations
+    from probeselect.engines.job import taps_to_collect
     from probeselect.report.result_file import write_results
 
     quiet_libraries()
@@ -71,6 +81,14 @@ def generate(
         print(f"probeselect: {line}", file=sys.stderr)
     judges = [load(device=backbone.pipe.device) for load in evaluators]
     sampler = SelectiveSampler(backbone, scorer, batch_size=batch_size)
+    recorder = None
+    if record is not None:
+        from probeselect.sampling.collecting import CollectSettings
+        from probeselect.sampling.recording import Recorder
+
+        taps = sampler.scorer.taps or taps_to_collect(backbone)
+        settings = CollectSettings(run="recorded", n=n, rungs=rung_values, groups_per_shard=1)
+        recorder = Recorder(record, backbone, taps, settings, arguments, record_share, 1e9 * record_limit)
     with rows_bar() as progress:
         results = sampler(
             prompts,
@@ -82,9 +100,17 @@ def generate(
             seed=seed,
             evaluators=judges,
             previews=True,
+            record=recorder,
             progress=progress,
             **arguments,
         )
+    if recorder is not None:
+        from probeselect.jobs.score import score_shard
+
+        for judge, shard in itertools.product(judges, recorder.shards):
+            score_shard(recorder.dataset, judge, shard)
+        if recorder.full:
+            print(f"probeselect: {record} holds {record_limit:g} GB: nothing more is recorded", file=sys.stderr)
     content = write_results(results, out, model=model, scorer=sampler.scorer.name, policy=policy)
     if as_json:
         print(json.dumps(content, ensure_ascii=False))

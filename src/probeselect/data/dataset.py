@@ -25,7 +25,7 @@ from probeselect.core.errors import UsageError
 from probeselect.core.names import is_plain_name
 from probeselect.data.leases import Leases
 from probeselect.data.sealed import canonical_json, sweep, write_file
-from probeselect.data.shards import FEATURES, ROWS_FILE, TENSORS, read_rows, shard_name
+from probeselect.data.shards import FEATURES, ROWS_FILE, TENSORS, Content, read_rows, shard_name, write_shard
 
 CONFIG = "dataset.json"
 FORMAT = 1
@@ -197,6 +197,27 @@ def pin(folder: Path, config: Mapping[str, Any]) -> Dataset:
     for place in (folder, folder / "shards", *(folder / "scores").glob("*")):
         sweep(place)
     return Dataset(folder)
+
+
+def pin_growing(folder: Path, config: Mapping[str, Any]) -> Dataset:
+    """`pin` for a dataset that groups are appended to: how many there are is free to differ."""
+    begun = {"count": 1, "sha256": ""}
+    prompts = read_config(folder)["prompts"] if (folder / CONFIG).exists() else begun
+    return pin(folder, {**config, "prompts": prompts, "groups_per_shard": 1})
+
+
+def append(dataset: Dataset, content: Content) -> tuple[Dataset, int]:
+    """Publish a group as the next shard of a growing dataset; others may do so at the same time.
+
+    Returns the dataset as it is now, and the shard's index.
+    """
+    index = len(dataset.done())
+    while not write_shard(dataset.shard(index), content):
+        index += 1
+    count = 1 + max(int(path.name.rpartition("-")[2]) for path in (dataset.folder / "shards").glob("shard-*"))
+    config = {**dataset.config, "prompts": {**dataset.config["prompts"], "count": count}}
+    write_file(dataset.folder / CONFIG, canonical_json(config))
+    return Dataset(dataset.folder), index
 
 
 def differences(found: Mapping[str, Any], wanted: Mapping[str, Any], prefix: str = "") -> Iterator[str]:

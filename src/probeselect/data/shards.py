@@ -32,7 +32,7 @@ from probeselect.data.sealed import seal
 
 TENSORS, ROWS_FILE, FEATURES = "tensors.safetensors", "rows.parquet", "features.safetensors"
 IMAGES = "images"
-OK, NOT_FINITE, FAILED, UNSCORED = "ok", "not finite", "failed", "no picture"
+OK, NOT_FINITE, FAILED, STOPPED, UNSCORED = "ok", "not finite", "failed", "stopped", "no picture"
 IMAGE_FORMATS: dict[str, dict[str, Any]] = {
     "png": {"format": "PNG"},
     "webp": {"format": "WEBP", "lossless": True, "quality": 50},

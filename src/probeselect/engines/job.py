@@ -7,7 +7,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from probeselect.backbones.loading import commit_of, default_device, load_backbone
+from probeselect.backbones.loading import Backbone, commit_of, default_device, load_backbone
 from probeselect.backbones.taps import X0, Tap
 from probeselect.backbones.truncation import truncations
 from probeselect.core.errors import UsageError
@@ -68,10 +68,7 @@ class Worker:
         job = self.job
         backbone = load_backbone(job.model, dtype=job.dtype, device=job.device, revision=job.revision)
         check_arguments(backbone, job.arguments)
-        names = job.taps or default_taps(job.model) or (*(tap.name for tap in backbone.taps), X0.name)
-        taps = [Tap.parse(name, backbone.family) for name in names]
-        for tap in taps:
-            tap.check(backbone.denoiser)
+        taps = taps_to_collect(backbone, job.taps)
         revision = commit_of(job.model, job.revision)
         return ShardMaker(backbone, taps, job.settings, job.arguments, revision, self.progress)
 
@@ -114,8 +111,14 @@ def load_judges(evaluators: Sequence[tuple[str, str | None]], device: str | None
     return [load_evaluator(name, weights, device=device or default_device()) for name, weights in evaluators]
 
 
-def default_taps(model: str) -> tuple[str, ...]:
-    """Those of the shipped probe for an embedded backbone; none for others, whose family has a default."""
-    if model not in SHIPPED:
-        return ()
-    return tuple(json.loads((SHIPPED[model].probe / "config.json").read_text())["taps"])
+def taps_to_collect(backbone: Backbone, names: Sequence[str] = ()) -> tuple[Tap, ...]:
+    """By name; those of the shipped probe for an embedded backbone, else the family's default and the x0-prediction.
+
+    Raises UsageError for one that the denoiser does not have.
+    """
+    if not names and backbone.name in SHIPPED:
+        names = json.loads((SHIPPED[backbone.name].probe / "config.json").read_text())["taps"]
+    taps = tuple(Tap.parse(name, backbone.family) for name in names) or (*backbone.taps, X0)
+    for tap in taps:
+        tap.check(backbone.denoiser)
+    return taps

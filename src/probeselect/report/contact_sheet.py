@@ -2,7 +2,7 @@
 
 from PIL import Image, ImageDraw, ImageFont
 
-from probeselect.sampling.select import CandidateResult, Result
+from probeselect.sampling.results import CandidateResult, Result
 
 CELL = 192  # px of one picture
 GAP = 12
@@ -48,7 +48,8 @@ def _draw_cell(
         return
     if not candidate.kept:
         if row == len(candidate.scores):
-            draw.text((left, top + 2), f"stopped at step {candidate.completed_steps}", FADED, _font(13))
+            fate = "finished for the record" if candidate.recorded else f"stopped at step {candidate.completed_steps}"
+            draw.text((left, top + 2), fate, FADED, _font(13))
         return
     _paste(sheet, candidate.image, box, faded=False)
     colour = CHOSEN if best else INK

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from probeselect.report.contact_sheet import contact_sheet
-from probeselect.sampling.select import CandidateResult, Result
+from probeselect.sampling.results import CandidateResult, Result
 
 FORMAT = 1
 
@@ -48,7 +48,8 @@ def _candidate_fields(candidate: CandidateResult, folder: str) -> dict[str, Any]
         ],
         "rewards": {name: _number(value) for name, value in candidate.rewards.items()},
     }
-    return fields | ({"reasons": candidate.reasons} if candidate.reasons else {})
+    recorded = {"recorded": True} if candidate.recorded else {}
+    return fields | recorded | ({"reasons": candidate.reasons} if candidate.reasons else {})
 
 
 def _number(value: float) -> float | None:

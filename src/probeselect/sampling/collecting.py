@@ -140,7 +140,7 @@ class ShardMaker:
         groups = (1, self.settings.n)
         seeds = seeds_of(self.settings.run, prompt.id, self.settings.n)
         tensors = {"seeds": np.array([seeds], dtype=np.int64), "valid": np.zeros(groups, dtype=bool)}
-        rows = [self._row(prompt, i, seed, FAILED, error) for i, seed in enumerate(seeds)]
+        rows = [self.row(prompt, i, seed, FAILED, error) for i, seed in enumerate(seeds)]
         return Content(tensors, rows, notes={"given_up": 1})
 
     def _make(self, prompts: Sequence[Prompt]) -> Content:
@@ -169,10 +169,8 @@ class ShardMaker:
             if finished:
                 continue
             for i, (tap, values) in enumerate(stage.maps.items()):
-                basis = _basis(min(settings.map_channels, values.shape[1]), values.shape[1], seed=i)
-                tensors[f"projection/{tap}"] = basis.numpy()
-                kept = reduced(project(basis.to(values.device), values), settings.map_side)
-                tensors[f"map/{tap}/{stage.rung:g}"] = half(kept.unflatten(0, groups).cpu().numpy())
+                kept, tensors[f"projection/{tap}"] = self.stored(i, values)
+                tensors[f"map/{tap}/{stage.rung:g}"] = kept.reshape(*groups, *kept.shape[1:])
             if stage.prompt_embeddings is not None:
                 first = stage.prompt_embeddings.unflatten(0, groups)[:, 0].float()
                 tensors["prompt"] = half(first.cpu().numpy())
@@ -180,13 +178,20 @@ class ShardMaker:
             self.batch_size = tally.largest_wave
         valid = tensors["valid"] = finite(tensors, groups)
         rows = [
-            self._row(prompts[c.group], i % settings.n, c.seed, OK if good else NOT_FINITE, size=size)
+            self.row(prompts[c.group], i % settings.n, c.seed, OK if good else NOT_FINITE, size=size)
             for i, (c, good) in enumerate(zip(candidates, valid.flat, strict=True))
         ]
         notes = {"largest_wave": tally.largest_wave, "wave_halvings": tally.wave_halvings}
         return Content(tensors, rows, images, notes)
 
-    def _row(
+    def stored(self, place: int, values: Tensor) -> tuple[NDArray[np.float16], NDArray[np.float32]]:
+        """What is kept of the maps [N, C, H, W] of the tap at `place` of `taps`: [N, P, H', W'], and the basis."""
+        channels = values.shape[1]
+        basis = _basis(min(self.settings.map_channels, channels), channels, seed=place)
+        kept = reduced(project(basis.to(values.device), values), self.settings.map_side)
+        return half(kept.cpu().numpy()), basis.numpy()
+
+    def row(
         self, prompt: Prompt, index: int, seed: int, status: str, error: str = "", size: tuple[int, int] | None = None
     ) -> dict[str, Any]:
         """A row in the form of `ROWS`; `size` is (width, height) of the picture, None where there is none."""

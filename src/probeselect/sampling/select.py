@@ -6,7 +6,6 @@ candidates, a `Scorer` scores them, a `Policy` decides.
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -21,62 +20,10 @@ from probeselect.core.errors import UsageError
 from probeselect.core.policies import FixedPlan, KeepAll, Policy, load_plan, load_policy
 from probeselect.core.rungs import validate_rungs
 from probeselect.evaluators.base import Evaluator, check_prompts, judge
+from probeselect.sampling.recording import Recorder
+from probeselect.sampling.results import CandidateResult, Cost, Result, RungScore
 from probeselect.sampling.rollout import Stage, Tally, rollout
 from probeselect.sampling.scorers import Scorer, load_scorer
-
-
-@dataclass(frozen=True)
-class RungScore:
-    """What the scorer said of a candidate at one rung."""
-
-    rung: float
-    completed_steps: int
-    score: float
-    preview: Any = None  # decoded x0-prediction, when previews were asked for
-
-
-@dataclass
-class CandidateResult:
-    """One candidate, stopped or finished."""
-
-    prompt: str
-    seed: int
-    completed_steps: int = 0
-    kept: bool = False
-    image: Any = None  # in the pipeline's output type; None for a stopped candidate
-    scores: list[RungScore] = field(default_factory=list)
-    rewards: dict[str, float] = field(default_factory=dict)
-    reasons: dict[str, list[str]] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Cost:
-    """Work done, all prompts of the call together. A guided step of one candidate is one denoiser row."""
-
-    denoiser_rows: int
-    denoiser_rows_all: int  # what finishing every candidate would take
-    seconds: float
-    seconds_scoring: float
-    largest_wave: int
-    wave_halvings: int
-
-    @property
-    def ratio(self) -> float:
-        return self.denoiser_rows / self.denoiser_rows_all
-
-
-@dataclass(frozen=True)
-class Result:
-    """What became of one prompt. `images[i]` belongs to `kept[i]`, best first; `candidates` are in seed order."""
-
-    prompt: str
-    candidates: list[CandidateResult]
-    kept: list[CandidateResult]
-    cost: Cost  # of this prompt's candidates; seconds are its share of the call's
-
-    @property
-    def images(self) -> list[Any]:
-        return [candidate.image for candidate in self.kept]
 
 
 class SelectiveSampler:
@@ -118,6 +65,7 @@ class SelectiveSampler:
         seeds: Sequence[int] | None = None,
         evaluators: Sequence[Evaluator] = (),
         previews: bool = False,
+        record: Recorder | None = None,
         progress: Callable[[int, int], None] = lambda done, planned: None,
         **arguments: Any,
     ) -> Any:
@@ -134,6 +82,7 @@ class SelectiveSampler:
             seed, seeds: candidate i of a prompt gets seed + i, or seeds[i].
             evaluators: judge the finished pictures (`rewards`, `reasons`).
             previews: keep the decoded x0-prediction of every candidate at every rung.
+            record: keeps activations and pictures as training data, and finishes a share of the stopped for it.
             arguments: everything else goes to the pipeline untouched.
 
         Returns:
@@ -151,28 +100,35 @@ class SelectiveSampler:
             check_prompts(one, prompts)
         getattr(self.scorer, "check_rungs", lambda _: None)(rungs)
         records = {c: CandidateResult(c.prompt, c.seed) for c in candidates}
+        drawn = record.finishes(candidates) if record else set()
+        taps = dict.fromkeys([*self.scorer.taps, *(record.taps if record else ()), *((X0,) if diversity else ())])
         tally, seconds_scoring = Tally(), 0.0
         stages = rollout(
             self.backbone,
             candidates,
             rungs,
-            taps=self.scorer.taps or ((X0,) if diversity else ()),
+            taps=tuple(taps),
             previews=previews or self.scorer.previews,
             batch_size=self.batch_size,
             tally=tally,
             progress=progress,
             **arguments,
         )
-        order: list[Candidate] = []
+        order = list(candidates)
         for index, stage in enumerate(stages):
             if stage.rung == 1:
-                _finish(stage, records, evaluators)
+                _finish(stage, order, records, evaluators)
+                if record:
+                    record.write(candidates, dict(zip(stage.candidates, stage.pictures or (), strict=True)))
                 continue
+            if record:
+                record.note(stage)
             scoring_began = time.perf_counter()
             scores = self.scorer(stage).detach().float().cpu()
             seconds_scoring += time.perf_counter() - scoring_began
-            _note_scores(stage, scores, records, previews)
-            order = _decide(stage, scores, decide, index, diversity if index == len(rungs) - 1 else 0.0)
+            _note_scores(stage, scores, set(order), records, previews)
+            spread = diversity if index == len(rungs) - 1 else 0.0
+            order = _decide(stage, scores, set(order), drawn, decide, index, spread)
         seconds = time.perf_counter() - began
         results = [
             self._result(
@@ -259,19 +215,34 @@ def check_schedule(
     return n, k, validate_rungs(rungs), decide
 
 
-def _note_scores(stage: Stage, scores: Tensor, records: dict[Candidate, CandidateResult], previews: bool) -> None:
+def _note_scores(
+    stage: Stage, scores: Tensor, running: set[Candidate], records: dict[Candidate, CandidateResult], previews: bool
+) -> None:
     for i, candidate in enumerate(stage.candidates):
-        picture = stage.pictures[i] if previews and stage.pictures else None
         record = records[candidate]
-        record.scores.append(RungScore(stage.rung, stage.completed_steps, scores[i].item(), picture))
         record.completed_steps = stage.completed_steps
+        if candidate in running:
+            picture = stage.pictures[i] if previews and stage.pictures else None
+            record.scores.append(RungScore(stage.rung, stage.completed_steps, scores[i].item(), picture))
 
 
-def _decide(stage: Stage, scores: Tensor, policy: Policy, index: int, diversity: float) -> list[Candidate]:
-    """Ask the policy prompt by prompt (with diversity: for how many). Returns who goes on, best first in each."""
+def _decide(
+    stage: Stage,
+    scores: Tensor,
+    running: set[Candidate],
+    drawn: set[Candidate],
+    policy: Policy,
+    index: int,
+    diversity: float,
+) -> list[Candidate]:
+    """Ask the policy prompt by prompt about those who run (with diversity: how many are to go on).
+
+    Returns who goes on, best first in each prompt; `drawn` go on whatever becomes of them.
+    """
     positions: dict[int, list[int]] = {}
     for i, candidate in enumerate(stage.candidates):
-        positions.setdefault(candidate.group, []).append(i)
+        if candidate in running:
+            positions.setdefault(candidate.group, []).append(i)
     going_on = []
     for members in positions.values():
         mine = torch.tensor(members)
@@ -280,21 +251,27 @@ def _decide(stage: Stage, scores: Tensor, policy: Policy, index: int, diversity:
             maps = [tap[mine.to(tap.device)] for tap in stage.maps.values()]
             chosen = spread_out(scores[mine], maps, len(chosen), diversity)
         going_on += [members[i] for i in chosen]
-    stage.keep(going_on)
+    stage.keep([*going_on, *(i for i, candidate in enumerate(stage.candidates) if candidate in drawn)])
     return [stage.candidates[i] for i in going_on]
 
 
-def _finish(stage: Stage, records: dict[Candidate, CandidateResult], evaluators: Sequence[Evaluator]) -> None:
-    pictures = stage.pictures or []
-    prompts = [candidate.prompt for candidate in stage.candidates]
-    for candidate, picture in zip(stage.candidates, pictures, strict=True):
-        record = records[candidate]
-        record.image, record.kept, record.completed_steps = picture, True, stage.completed_steps
+def _finish(
+    stage: Stage,
+    kept: Sequence[Candidate],
+    records: dict[Candidate, CandidateResult],
+    evaluators: Sequence[Evaluator],
+) -> None:
+    everything, chosen = dict(zip(stage.candidates, stage.pictures or [], strict=True)), set(kept)
+    for candidate in everything:
+        records[candidate].completed_steps, records[candidate].recorded = stage.completed_steps, candidate not in chosen
+    pictures, prompts = [everything[c] for c in kept], [c.prompt for c in kept]
+    for candidate, picture in zip(kept, pictures, strict=True):
+        records[candidate].image, records[candidate].kept = picture, True
     for evaluator in evaluators:
         features, rewards = judge(evaluator, pictures, prompts)
         tell = getattr(evaluator, "reasons", None)
         reasons = tell(features, prompts) if tell else [[] for _ in prompts]
-        for candidate, reward, why in zip(stage.candidates, rewards.tolist(), reasons, strict=True):
+        for candidate, reward, why in zip(kept, rewards.tolist(), reasons, strict=True):
             records[candidate].rewards[evaluator.name] = reward
             if why:
                 records[candidate].reasons[evaluator.name] = why

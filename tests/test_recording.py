@@ -1,0 +1,144 @@
+"""Recording ordinary use: a collection of whole groups, some of them finished by a fair draw."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from collected import ARGUMENTS, Redness, table_of
+from tiny import tiny_sd
+
+from probeselect.backbones.loading import load_backbone
+from probeselect.backbones.taps import X0
+from probeselect.cli import main
+from probeselect.core.errors import UsageError
+from probeselect.data.dataset import Dataset
+from probeselect.data.gallery import Gallery
+from probeselect.jobs.score import score
+from probeselect.sampling.collecting import CollectSettings
+from probeselect.sampling.recording import Recorder
+from probeselect.sampling.select import SelectiveSampler
+
+RUNGS = (0.2, 0.4)
+SETTINGS = CollectSettings(run="recorded", n=4, rungs=RUNGS, groups_per_shard=1)
+
+
+@pytest.fixture(scope="module")
+def backbone():
+    return load_backbone(tiny_sd())
+
+
+def recorder(backbone, folder, **changes):
+    return Recorder(folder, backbone, (*backbone.taps, X0), SETTINGS, ARGUMENTS, **changes)
+
+
+def run(backbone, record, prompts=("a", "b"), **changes):
+    sampler = SelectiveSampler(backbone, "random")
+    given = {"n": 4, "k": 1, "rungs": RUNGS, **ARGUMENTS, **changes}
+    return sampler(list(prompts), record=record, **given)
+
+
+def test_what_was_chosen_and_what_it_looked_like_is_kept(backbone, tmp_path):
+    plain = run(backbone, None)
+    results = run(backbone, recorder(backbone, tmp_path, share=0.0))
+    for result, usual in zip(results, plain, strict=True):  # recording changes nothing
+        assert [c.seed for c in result.kept] == [c.seed for c in usual.kept]
+        assert result.cost.denoiser_rows == usual.cost.denoiser_rows
+    dataset = Dataset(tmp_path)
+    table, gallery = table_of(dataset), Gallery(dataset)
+    assert table.prompts == ["a", "b"] and dataset.rungs == RUNGS
+    assert table.tensors["seeds"].tolist() == [[0, 1, 2, 3]] * 2
+    tap = backbone.taps[0].name
+    for rung in RUNGS:
+        maps = SelectiveSampler(backbone, "random").features("b", [0, 1, 2, 3], rung, **ARGUMENTS)
+        basis = torch.from_numpy(dataset.projection(tap))
+        ours = table.tensors[f"map/{tap}/{rung:g}"][1].float()
+        known = [i for i, c in enumerate(results[1].candidates) if rung == 0.2 or len(c.scores) == 2]
+        expected = torch.einsum("pc,nchw->nphw", basis, maps.float())
+        torch.testing.assert_close(ours[known], expected[known], atol=0.02, rtol=0.01)
+    for result in results:
+        for candidate in result.candidates:
+            picture = gallery.finished(result.prompt, candidate.seed)
+            assert (picture is not None) == candidate.kept
+            if candidate.kept:
+                np.testing.assert_array_equal(np.asarray(picture), np.asarray(candidate.image))
+
+
+def test_a_share_of_the_stopped_is_finished_by_a_fair_draw(backbone, tmp_path):
+    everything = run(backbone, recorder(backbone, tmp_path / "all", share=1.0))
+    assert all(c.completed_steps == 5 for result in everything for c in result.candidates)
+    assert all(c.recorded != c.kept and (c.image is None) == c.recorded for r in everything for c in r.candidates)
+    assert [len(r.kept) for r in everything] == [1, 1] and everything[0].cost.ratio == 1
+    assert table_of(Dataset(tmp_path / "all")).tensors["valid"].all()
+    some = recorder(backbone, tmp_path / "some", share=0.3)
+    sampler = SelectiveSampler(backbone, "random")
+    (result,) = sampler(["c"], record=some, n=4, k=1, rungs=RUNGS, seed=100, **ARGUMENTS)
+    again = recorder(backbone, tmp_path / "again", share=0.3)
+    drawn = {c.seed for c in again.finishes([c for c in again_candidates("c", 100)])}
+    assert {c.seed for c in result.candidates if c.recorded or c.kept} == drawn | {result.kept[0].seed}
+    many = again.finishes(again_candidates("d", 0, 2000))
+    assert len(many) / 2000 == pytest.approx(0.3, abs=0.03)
+
+
+def again_candidates(prompt, seed, n=4):
+    from probeselect.core.candidates import candidates_of
+
+    return candidates_of(prompt, n, seed=seed)
+
+
+def test_the_same_group_is_recorded_once_and_others_are_appended(backbone, tmp_path):
+    run(backbone, recorder(backbone, tmp_path))
+    run(backbone, recorder(backbone, tmp_path), prompts=("b", "c"))
+    assert Dataset(tmp_path).prompts(2) == ["c"] and Dataset(tmp_path).shard_count == 3
+    with pytest.raises(UsageError, match="made otherwise: n was 4, now 3"):
+        Recorder(tmp_path, backbone, (*backbone.taps, X0), CollectSettings("recorded", 3, RUNGS), ARGUMENTS)
+
+
+def test_a_full_folder_is_left_as_it_is(backbone, tmp_path):
+    run(backbone, recorder(backbone, tmp_path))
+    full = recorder(backbone, tmp_path, most_bytes=10)
+    results = run(backbone, full, prompts=("c",))
+    assert full.full and full.shards == [] and Dataset(tmp_path).shard_count == 2
+    assert not any(c.recorded for c in results[0].candidates)
+
+
+def test_a_probe_is_trained_on_what_was_recorded(backbone, tmp_path):
+    from probeselect.jobs.train import TrainJob, TrainRun
+    from probeselect.probe.training import TrainingSettings
+
+    prompts = [f"prompt {i}" for i in range(12)]
+    run(backbone, recorder(backbone, tmp_path / "data", share=0.5), prompts=prompts)
+    dataset = Dataset(tmp_path / "data")
+    assert list(score(dataset, Redness())) == list(range(12))
+    table = table_of(Dataset(dataset.folder))
+    assert 12 < table.valid("redness").sum() < 48  # those who were finished, and no others
+    settings = TrainingSettings(epochs=1, groups_per_batch=4)
+    job = TrainJob(dataset.folder, tmp_path / "probe", ("redness",), kind="scalar", settings=settings, val_share=0.3)
+    training = TrainRun(job, {})
+    list(training.epochs())
+    assert np.isfinite(training.history[0]["loss"])
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"), [({"share": 1.5}, "record share = 1.5"), ({"share": -0.1}, "must be from 0 to 1")]
+)
+def test_what_cannot_be_recorded_is_refused(backbone, tmp_path, changes, says):
+    with pytest.raises(UsageError, match=says):
+        recorder(backbone, tmp_path, **changes)
+    with pytest.raises(UsageError, match="must be 'pil'"):
+        Recorder(tmp_path, backbone, (X0,), SETTINGS, {"output_type": "pt"})
+    assert not list(tmp_path.iterdir())
+
+
+def test_generate_records_and_scores(tmp_path, monkeypatch, capsys):
+    arguments = ["generate", "two dogs", "-n", "3", "--steps", "5", "--rungs", "0.4", "--scorer", "random"]
+    arguments += ["--evaluate", "scene-check", "--record", str(tmp_path / "mine"), "--record-share", "0.5"]
+    monkeypatch.setattr("sys.argv", ["probeselect", *arguments, "--json", "--out", str(tmp_path / "out")])
+    main()
+    result = json.loads(capsys.readouterr().out)
+    finished = [c["seed"] for c in result["candidates"] if c["kept"] or c.get("recorded")]
+    table = table_of(Dataset(tmp_path / "mine"))
+    assert table.valid("scene-check").sum() == len(finished) and "features/scene-check" in table.tensors
+    kept = result["kept"][0]
+    reward = result["candidates"][kept]["rewards"]["scene-check"]
+    assert float(table.tensors["reward/scene-check"][0, kept]) == pytest.approx(reward, abs=1e-5)

@@ -41,7 +41,7 @@ def _drawn(draw: Draw, report: Report, size: tuple[float, float], ink: str, file
             axes.patch.set_alpha(0)
         axes.spines[["top", "right"]].set_visible(False)
         draw(axes, report)
-        axes.legend(frameon=False, fontsize=8)
+        figure.legend(loc="outside lower center", ncols=2, frameon=False, fontsize=8)  # never over what it explains
         out = io.BytesIO()
         about: dict[str, Any] = {"Date": None, "Creator": None} if file_format == "svg" else {"Software": None}
         figure.savefig(out, format=file_format, dpi=110, metadata=about)
@@ -184,28 +184,28 @@ ROWS: tuple[tuple[str, str, str, Draw, tuple[float, float]], ...] = (
         "Reward against compute",
         "Mean reward of what is kept. Above the grey line, which is best-of-n, the schedule saves compute.",
         _reward_against_compute,
-        (7.2, 4.4),
+        (7.2, 5.2),
     ),
     (
         "spearman",
         "Choosing within prompts, by rung",
         "Spearman within prompts with its 95 % interval; dashed: pooled, as the literature reports it.",
         _spearman_by_rung,
-        (7.2, 3.6),
+        (7.2, 4.2),
     ),
     (
         "gain",
         "Share of the best-of-N gain, by rung",
         "0: as good as choosing at random; 1: the best candidate of every prompt. 95 % intervals over prompts.",
         _gain_by_rung,
-        (7.2, 3.6),
+        (7.2, 4.2),
     ),
     (
         "candidates",
         "More candidates",
         "What one kept picture earns, by the number of candidates that it is chosen from.",
         _candidates,
-        (7.2, 3.6),
+        (7.2, 4.2),
     ),
     (
         "calibration",
@@ -213,13 +213,13 @@ ROWS: tuple[tuple[str, str, str, Draw, tuple[float, float]], ...] = (
         "Tenths of the candidates by score: their mean reward, and the middle 80 % of it. On the diagonal a score can "
         "be taken at its word.",
         _calibration,
-        (7.2, 3.6),
+        (7.2, 4.2),
     ),
     (
         "strips",
         "Prompt by prompt",
         "Rewards of all candidates of some prompts, and which one is chosen at the rung nearest to 20 %.",
         _strips,
-        (7.2, 3.6),
+        (7.2, 4.2),
     ),
 )

@@ -7,6 +7,7 @@ from html import escape
 from importlib.resources import files
 from typing import Any
 
+from probeselect.jobs.evaluate import BLIND
 from probeselect.report.picture import Picture
 
 Report = Mapping[str, Any]
@@ -103,7 +104,7 @@ def findings(report: Report) -> Iterator[str]:
     """What the figures say, in sentences: what nothing is worth, and each scorer's best schedule against best-of-n."""
     constant = report["rewards"]["pooled_of_a_constant"]
     yield f"A constant for every prompt, which cannot choose, has a pooled Spearman of {constant:.2f}."
-    known = {"best of n", "cut at random", "oracle"}
+    known = {"best of n", "cut at random", "oracle", *BLIND}
     for scorer in dict.fromkeys(row["scorer"] for row in report["compute"] if row["scorer"] not in known):
         rows = [row for row in report["compute"] if row["scorer"] == scorer and row["lead"] is not None]
         if not rows:

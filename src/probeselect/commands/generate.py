@@ -18,7 +18,6 @@ from probeselect.commands.options import (
     rows_bar,
 )
 from probeselect.core.candidates import candidates_of
-from probeselect.core.diversity import check_diversity
 from probeselect.core.errors import UsageError
 from probeselect.core.rungs import check_apart
 
@@ -57,6 +56,7 @@ def generate(
     as_json: Json = False,
 ) -> None:
     """Generate n candidates of each prompt, stop the weak ones early, finish the best k."""
+    from probeselect.core.diversity import check_diversity
     from probeselect.sampling.select import SelectiveSampler, check_schedule
 
     arguments = pipeline_arguments(model, steps, guidance, height, width, negative_prompt)

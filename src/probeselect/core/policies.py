@@ -1,7 +1,7 @@
 """Policies: scores of one group at a rung -> the candidates that go on, best first.
 
-Knows `topk`, `halving`, `all` and the fixed plan of a plan.json. Does not know what a score means, and never
-compares candidates of different prompts.
+Knows `topk`, `halving`, `all` and the plans of a plan.json: a fixed one, and an adaptive one that opens candidates in
+waves until one is good enough. Does not know what a score means, and never compares candidates of different prompts.
 """
 
 import json
@@ -100,6 +100,56 @@ class FixedPlan:
         return best_first(scores)[: self.keep[rung_index]]
 
 
+@dataclass(frozen=True)
+class AdaptivePlan:
+    """Opens a prompt's candidates in waves, and stops as soon as the best ones score well enough.
+
+    Of each wave's candidates `keep[r]` go on after the 0-based step `steps[r]`, like those of a FixedPlan. Those that
+    come through the last rung wait there. When the mean score of the best k who wait is no less than `thresholds[w]`
+    after wave w, they are finished; else another wave is opened, and after the last one they are finished anyway.
+
+    Raises UsageError as FixedPlan does, and unless the thresholds are numbers that do not rise.
+    """
+
+    wave: int
+    k: int
+    steps: tuple[int, ...]
+    keep: tuple[int, ...]
+    thresholds: tuple[float, ...]  # of every wave but the last
+    total_steps: int
+
+    def __post_init__(self) -> None:
+        _check_k(self.k)
+        FixedPlan(self.wave, 1, self.steps, self.keep, self.total_steps)
+        falling = sorted(self.thresholds, reverse=True) == list(self.thresholds)
+        if not falling or not all(map(math.isfinite, self.thresholds)):
+            raise UsageError(f"thresholds {list(self.thresholds)}: must be numbers that do not rise from wave to wave")
+        if (most := self.waves * self.keep[-1]) < self.k:
+            raise UsageError(f"k = {self.k}: only {most} candidates come through the last rung")
+
+    @property
+    def waves(self) -> int:
+        """The most that are opened."""
+        return len(self.thresholds) + 1
+
+    @property
+    def n(self) -> int:
+        """The most candidates that are opened."""
+        return self.wave * self.waves
+
+    @property
+    def rungs(self) -> tuple[float, ...]:
+        return tuple(rung_after(step, self.total_steps) for step in self.steps)
+
+    def __call__(self, scores: Tensor, rung_index: int) -> list[int]:
+        """Of one wave of one prompt."""
+        return best_first(scores)[: self.keep[rung_index]]
+
+    def enough(self, wave: int, level: float, waiting: int) -> bool:
+        """Whether to finish after this wave, the first being 0. level: mean score of the best k of those waiting."""
+        return wave == self.waves - 1 or (waiting >= self.k and level >= self.thresholds[wave])
+
+
 def load_policy(name_or_path: str | Path, k: int, rung_count: int = 1) -> Policy:
     """The policy called `topk`, `halving` (over `rung_count` rungs) or `all`, or the plan in a JSON file.
 
@@ -119,8 +169,8 @@ def load_policy(name_or_path: str | Path, k: int, rung_count: int = 1) -> Policy
     return plan
 
 
-def load_plan(path: Path) -> FixedPlan:
-    """Reads plan.json (format 1). Raises UsageError that opens with the file's name and says what is wrong.
+def load_plan(path: Path) -> FixedPlan | AdaptivePlan:
+    """Reads plan.json (format 1), fixed or adaptive. Raises UsageError that opens with the file's name and says what is wrong.
 
     Fields that do not steer the choice (rows, expected, interval, baselines) are not looked at.
     """
@@ -134,23 +184,28 @@ def load_plan(path: Path) -> FixedPlan:
         raise UsageError(f"{path}: not a readable JSON file ({error})") from error
 
 
-def _plan_of(fields: Any) -> FixedPlan:
+def _plan_of(fields: Any) -> FixedPlan | AdaptivePlan:
     if not isinstance(fields, dict):
         raise UsageError("must hold a JSON object")
-    if fields.get("kind", "fixed") != "fixed":
-        raise UsageError(f"kind = {fields['kind']!r}: must be 'fixed' or left out")
+    if (kind := fields.get("kind", "fixed")) not in ("fixed", "adaptive"):
+        raise UsageError(f"kind = {kind!r}: must be 'fixed', 'adaptive' or left out")
     if (version := _integer(fields, "format")) != 1:
         raise UsageError(f"format = {version}: must be 1")
     rungs = fields.get("rungs")
     if not isinstance(rungs, list) or not all(isinstance(rung, dict) for rung in rungs):
         raise UsageError('rungs: must be a list of {"step": ..., "keep": ...}')
-    return FixedPlan(
-        n=_integer(fields, "n"),
-        k=_integer(fields, "k"),
-        steps=tuple(_integer(rung, "step") for rung in rungs),
-        keep=tuple(_integer(rung, "keep") for rung in rungs),
-        total_steps=_integer(fields, "total_steps"),
-    )
+    n, k, total_steps = (_integer(fields, name) for name in ("n", "k", "total_steps"))
+    steps = tuple(_integer(rung, "step") for rung in rungs)
+    keep = tuple(_integer(rung, "keep") for rung in rungs)
+    if kind == "fixed":
+        return FixedPlan(n, k, steps, keep, total_steps)
+    thresholds = fields.get("thresholds")
+    if not isinstance(thresholds, list) or not all(type(each) in (int, float) for each in thresholds):
+        raise UsageError("thresholds: must be a list of numbers, one for every wave but the last")
+    plan = AdaptivePlan(_integer(fields, "wave"), k, steps, keep, tuple(map(float, thresholds)), total_steps)
+    if n != plan.n:
+        raise UsageError(f"n = {n}: must be {plan.n}, which is {plan.waves} waves of {plan.wave}")
+    return plan
 
 
 def _integer(fields: dict[str, Any], name: str) -> int:

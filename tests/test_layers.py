@@ -37,6 +37,8 @@ WITHOUT_DIFFUSERS = [
     "jobs/evaluate",
     "jobs/judging",
     "jobs/keeping",
+    "jobs/plan",
+    "commands/plan",
 ]
 WITHOUT_DIFFUSERS += ["commands/evaluate", "report/charts", "report/page", "report/sheets", "report/evaluation"]
 

@@ -116,7 +116,7 @@ RUNG = {"step": 4, "keep": 1}
         ({"rungs": [{"step": 19, "keep": 1}]}, "step 19 of 20: .* from 0 to 18"),
         ({"total_steps": 12}, "step 12 of 12"),
         ({"total_steps": "gone"}, "total_steps = None: must be a whole number"),
-        ({"kind": "adaptive"}, "kind = 'adaptive': must be 'fixed'"),
+        ({"kind": "clever"}, "kind = 'clever': must be 'fixed', 'adaptive' or left out"),
     ],
 )
 def test_refuses_a_bad_plan_by_its_file_name(tmp_path: Path, changes: dict[str, Any], says: str) -> None:

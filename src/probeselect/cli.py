@@ -9,6 +9,7 @@ from probeselect.commands.about import bench, info, prompts
 from probeselect.commands.data import collect, convert, score
 from probeselect.commands.evaluate import evaluate
 from probeselect.commands.generate import generate
+from probeselect.commands.plan import plan
 from probeselect.commands.train import train
 from probeselect.core.errors import ProbeSelectError, UsageError
 
@@ -20,7 +21,7 @@ def about() -> None:
     """Start many candidates of a picture, score them early, finish only the promising ones."""
 
 
-for command in (generate, collect, score, train, evaluate, convert, prompts, info, bench):
+for command in (generate, collect, score, train, evaluate, plan, convert, prompts, info, bench):
     app.command()(command)
 
 

@@ -51,10 +51,11 @@ def evaluate(
             raise UsageError(
                 "--probe, --evaluator and --network: need a dataset; a score table holds scores and rewards already"
             )
+        from probeselect.commands.sources import once
         from probeselect.jobs.evaluate import evaluate as figures_of
         from probeselect.jobs.judging import of_score_tables
 
-        tables = _once([(source.stem, source), *map(_named, against or [])], "--against")
+        tables = once([(source.stem, source), *map(_named, against or [])], "--against")
         report = figures_of(of_score_tables(tables, rewards), timing=seconds)
     write_report(report, sheets, out, title or f"How well is {report['evaluator']} foreseen?")
     if as_json:
@@ -76,60 +77,25 @@ def _named(pair: str) -> tuple[str, Path]:
     return name, Path(path)
 
 
-def _once(named: list[tuple[str, Path]], option: str) -> dict[str, Path]:
-    """By name. Raises UsageError for a name that comes twice: the report could not tell them apart."""
-    names = [name for name, _ in named]
-    if twice := [name for name in names if names.count(name) > 1]:
-        raise UsageError(f"{option} {twice[0]!r}: given twice; each needs a name of its own")
-    return dict(named)
-
-
 def _of_dataset(folder: Path, evaluator: str, names: list[str], network: str, seconds: Any) -> tuple[Any, Any]:
     """The report and the sheets of a dataset."""
-    from probeselect.data.dataset import Dataset
-    from probeselect.embedded import shipped_probe
-    from probeselect.evaluators.table import load_evaluator
+    from probeselect.commands.sources import open_source
     from probeselect.jobs.evaluate import evaluate as figures_of
-    from probeselect.jobs.judging import (
-        leaks_of,
-        of_table,
-        prompts_not_seen,
-        rungs_not_trained,
-        table_of,
-        text_only,
-    )
+    from probeselect.jobs.judging import leaks_of, of_table, text_only
     from probeselect.jobs.keeping import network_of, of_the_kept
-    from probeselect.probe.files import load_probe
-    from probeselect.probe.seen import read_seen
     from probeselect.report.sheets import sheets
 
-    dataset = Dataset(folder)
-    folders = _once([(Path(each).name, shipped_probe(each, dataset.config["model"]) or Path(each)) for each in names],
-                    "--probe")  # fmt: skip
-    wanted, _, weights = evaluator.partition("=")
-    probes = {each: load_probe(path) for each, path in folders.items()}
-    heads = [head for each in probes.values() for head in each.config.heads]
-    predicted = [head.evaluator for head in heads if head.evaluator in dataset.evaluators]
-    main, *_ = [*([wanted] if wanted else predicted), *dataset.evaluators, ""]
-    if main not in dataset.evaluators:
-        known = ", ".join(dataset.evaluators) or "none; `probeselect score` adds them"
-        raise UsageError(f"--evaluator {evaluator!r}: name one that has scored {folder}: {known}")
+    source = open_source(folder, names, evaluator)
+    dataset, table, probes, main = source.dataset, source.table, source.probes, source.evaluator
     features = network_of(network, dataset) if network else None
-    distilled = {head.evaluator for head in heads if head.kind == "features" and head.evaluator in dataset.evaluators}
-    formulas = {name: load_evaluator(name, weights or None if name == main else None) for name in distilled}
-    unseen, faults, notes = prompts_not_seen(
-        dataset,
-        {each: read_seen(path) for each, path in folders.items()},
-        {each: found.config.training for each, found in probes.items()},
-    )
-    table = table_of(dataset, main, unseen)
-    judged_by = [main, *(name for name in dataset.evaluators if name != main and f"reward/{name}" in table.tensors)]
+    formulas = source.formulas(dataset.evaluators)
     with _bar() as watch:
-        others = []
-        for name in judged_by:
-            able = {each: found for each, found in probes.items() if name in (h.evaluator for h in found.config.heads)}
-            others.append(of_table(dataset, table, name, probes if name == main else able, formulas, watch))
-        judged = others.pop(0)
+        judged = of_table(dataset, table, main, probes, formulas, watch)
+        others = [
+            of_table(dataset, table, name, source.able(name), formulas, watch)
+            for name in dataset.evaluators
+            if name != main and f"reward/{name}" in table.tensors
+        ]
         if probes and len(table) > 1:
             watch("text only")
             judged = text_only(judged, table, next(iter(probes.values())), formulas)
@@ -137,8 +103,8 @@ def _of_dataset(folder: Path, evaluator: str, names: list[str], network: str, se
         leaks = leaks_of(judged, table, probes, formulas)
         watch("figures")
         report = figures_of(judged, others, seconds, leaks)
-        report["faults"] = faults + report["faults"]
-        report["notes"] = notes + rungs_not_trained(dataset, probes)
+        report["faults"] = source.faults + report["faults"]
+        report["notes"] = source.notes
         if features is not None:
             watch("FID and KID")
             report["distances"] = of_the_kept(judged, features(table), network)

@@ -57,11 +57,13 @@ def generate(
 ) -> None:
     """Generate n candidates of each prompt, stop the weak ones early, finish the best k."""
     from probeselect.core.diversity import check_diversity
+    from probeselect.sampling.adaptive import check_adaptive
     from probeselect.sampling.select import SelectiveSampler, check_schedule
 
     arguments = pipeline_arguments(model, steps, guidance, height, width, negative_prompt)
     n, k, rung_values, decide = check_schedule(n, k, fractions(rungs), policy)
     check_diversity(diversity)
+    check_adaptive(decide, diversity, record is not None)
     candidates_of(prompts, n, seed=seed)
     check_apart(rung_values, steps)
     evaluators = evaluators_named(evaluate)
@@ -130,5 +132,9 @@ def print_result(result: Any) -> None:
         print(f"  seed {candidate.seed:<6} {scores}  {fate}  {rewards}".rstrip())
         for name, reasons in candidate.reasons.items():
             print(f"              {name}: {'; '.join(reasons)}")
+    for made in result.decisions:
+        seeds, gain = made["seeds"], made["expected_gain"]
+        more = "" if gain is None else f", another wave would gain {gain:.4f}, {made['least_gain']:.4f} is the least"
+        print(f"  wave {made['wave']}, seeds {seeds[0]} to {seeds[-1]}: best {made['best']}{more}: {made['decision']}")
     cost = result.cost
     print(f"  {cost.denoiser_rows} of {cost.denoiser_rows_all} denoiser rows ({cost.ratio:.2f}), {cost.seconds:.2f} s")

@@ -1,18 +1,22 @@
 """Policies: scores of one group at a rung -> the candidates that go on, best first.
 
 Knows `topk`, `halving`, `all` and the plans of a plan.json: a fixed one, and an adaptive one that opens candidates in
-waves until one is good enough. Does not know what a score means, and never compares candidates of different prompts.
+waves for as long as that pays. Does not know what a score means, and never compares candidates of different prompts.
 """
 
+import dataclasses
 import json
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+import numpy as np
 from torch import Tensor
 
 from probeselect.core.errors import UsageError
+from probeselect.core.expecting import Expectation
 from probeselect.core.rungs import rung_after
 
 
@@ -102,35 +106,37 @@ class FixedPlan:
 
 @dataclass(frozen=True)
 class AdaptivePlan:
-    """Opens a prompt's candidates in waves, and stops as soon as the best ones score well enough.
+    """Opens a prompt's candidates in waves, for as long as another wave is expected to gain enough.
 
     Of each wave's candidates `keep[r]` go on after the 0-based step `steps[r]`, like those of a FixedPlan. Those that
-    come through the last rung wait there. When the mean score of the best k who wait is no less than `thresholds[w]`
-    after wave w, they are finished; else another wave is opened, and after the last one they are finished anyway.
+    come through the last rung wait there; the best-scored of them is the wave's champion. When what the next wave is
+    expected to gain falls to `least_gain`, and after the last wave, the best `finish` of all who wait are finished.
 
-    Raises UsageError as FixedPlan does, and unless the thresholds are numbers that do not rise.
+    Raises UsageError as FixedPlan does, and for waves, finish or a least gain that cannot be.
     """
 
     wave: int
+    waves: int  # at most
     k: int
     steps: tuple[int, ...]
     keep: tuple[int, ...]
-    thresholds: tuple[float, ...]  # of every wave but the last
+    finish: int  # the best k of them by the evaluator are what is kept
+    least_gain: float  # mean reward of the best k
+    expectation: Expectation
     total_steps: int
 
     def __post_init__(self) -> None:
         _check_k(self.k)
         FixedPlan(self.wave, 1, self.steps, self.keep, self.total_steps)
-        falling = sorted(self.thresholds, reverse=True) == list(self.thresholds)
-        if not falling or not all(map(math.isfinite, self.thresholds)):
-            raise UsageError(f"thresholds {list(self.thresholds)}: must be numbers that do not rise from wave to wave")
-        if (most := self.waves * self.keep[-1]) < self.k:
-            raise UsageError(f"k = {self.k}: only {most} candidates come through the last rung")
-
-    @property
-    def waves(self) -> int:
-        """The most that are opened."""
-        return len(self.thresholds) + 1
+        if self.waves < 1:
+            raise UsageError(f"waves = {self.waves}: must be at least 1")
+        most = self.waves * self.keep[-1]
+        if not self.k <= self.finish <= most:
+            raise UsageError(f"finish = {self.finish}: must be from k = {self.k} to the {most} who pass the last rung")
+        if numbers := [value for value in (self.least_gain, *vars(self.expectation).values()) if not _finite(value)]:
+            raise UsageError(f"least_gain and expectation: {numbers[0]!r} is no finite number")
+        if self.expectation.between <= 0:
+            raise UsageError(f"expectation: between = {self.expectation.between:g}: a variance must be above 0")
 
     @property
     def n(self) -> int:
@@ -145,9 +151,17 @@ class AdaptivePlan:
         """Of one wave of one prompt."""
         return best_first(scores)[: self.keep[rung_index]]
 
-    def enough(self, wave: int, level: float, waiting: int) -> bool:
-        """Whether to finish after this wave, the first being 0. level: mean score of the best k of those waiting."""
-        return wave == self.waves - 1 or (waiting >= self.k and level >= self.thresholds[wave])
+    def gain(self, champions: Sequence[float], waiting: Sequence[float]) -> float:
+        """What the next wave is expected to gain; infinite while fewer than k wait.
+
+        champions: score of each wave's; waiting: scores of all who wait, best first. Scores that are NaN do not count.
+        """
+        seen = [score for score in champions if math.isfinite(score)]
+        there = [score for score in waiting if math.isfinite(score)]
+        if not seen or len(there) < self.k:
+            return math.inf
+        kth = np.full(len(seen), there[self.k - 1])
+        return float(self.expectation.gain(seen, kth, self.k)[-1])
 
 
 def load_policy(name_or_path: str | Path, k: int, rung_count: int = 1) -> Policy:
@@ -170,7 +184,8 @@ def load_policy(name_or_path: str | Path, k: int, rung_count: int = 1) -> Policy
 
 
 def load_plan(path: Path) -> FixedPlan | AdaptivePlan:
-    """Reads plan.json (format 1), fixed or adaptive. Raises UsageError that opens with the file's name and says what is wrong.
+    """Reads plan.json (format 1), fixed or adaptive. Raises UsageError that opens with the file's name and says what is
+    wrong.
 
     Fields that do not steer the choice (rows, expected, interval, baselines) are not looked at.
     """
@@ -199,13 +214,27 @@ def _plan_of(fields: Any) -> FixedPlan | AdaptivePlan:
     keep = tuple(_integer(rung, "keep") for rung in rungs)
     if kind == "fixed":
         return FixedPlan(n, k, steps, keep, total_steps)
-    thresholds = fields.get("thresholds")
-    if not isinstance(thresholds, list) or not all(type(each) in (int, float) for each in thresholds):
-        raise UsageError("thresholds: must be a list of numbers, one for every wave but the last")
-    plan = AdaptivePlan(_integer(fields, "wave"), k, steps, keep, tuple(map(float, thresholds)), total_steps)
-    if n != plan.n:
-        raise UsageError(f"n = {n}: must be {plan.n}, which is {plan.waves} waves of {plan.wave}")
-    return plan
+    wave, finish = _integer(fields, "wave"), _integer(fields, "finish")
+    if wave < 1 or n % wave:
+        raise UsageError(f"n = {n}: must be some waves of {wave}")
+    names = [field.name for field in dataclasses.fields(Expectation)]
+    told = fields.get("expectation")
+    if not isinstance(told, dict) or set(told) != set(names):
+        raise UsageError(f"expectation: must be an object of {', '.join(names)}")
+    expectation = Expectation(**{name: _number(told, name) for name in names})
+    least_gain = _number(fields, "least_gain")
+    return AdaptivePlan(wave, n // wave, k, steps, keep, finish, least_gain, expectation, total_steps)
+
+
+def _number(fields: dict[str, Any], name: str) -> float:
+    value: Any = fields.get(name)
+    if not _finite(value):
+        raise UsageError(f"{name} = {value!r}: must be a finite number")
+    return float(value)
+
+
+def _finite(value: Any) -> bool:
+    return type(value) in (int, float) and math.isfinite(value)
 
 
 def _integer(fields: dict[str, Any], name: str) -> int:

@@ -84,3 +84,30 @@ def _drawn(candidates: int, n: int, draws: int, seed: int) -> NDArray[np.intp]:
         return np.array(list(itertools.combinations(range(candidates), n)), dtype=np.intp)
     rng = np.random.default_rng([seed, candidates])
     return np.argsort(rng.random((draws, candidates)), axis=1)[:, :n]
+
+
+def best_of_rows(rows: float, total_steps: int, rewards: ArrayLike, valid: ArrayLike, k: int = 1) -> Floats:
+    """Mean reward [P] of the best k of n finished pictures, for the n that so many rows allow.
+
+    Between two whole n by the share of prompts that would get one more. NaN where a prompt has too few candidates, and
+    for fewer rows than k pictures take.
+    """
+    n, rest = divmod(rows / total_steps, 1)
+    r, v = np.asarray(rewards, dtype=np.float64), np.asarray(valid, dtype=bool)
+    low = _best_k_of(int(n), k, r, v)
+    return low if rest == 0 else low + rest * (_best_k_of(int(n) + 1, k, r, v) - low)
+
+
+def _best_k_of(n: int, k: int, rewards: Floats, valid: NDArray[np.bool_]) -> Floats:
+    """The expected mean [P] of the best k rewards among n candidates drawn without replacement."""
+    ordered = np.sort(np.where(valid, rewards, -np.inf), axis=1)  # [P, N], invalid ones first
+    counts = valid.sum(axis=1)
+    expected = np.full(len(rewards), np.nan)
+    for m in np.unique(counts[counts >= n]).tolist() if n >= k else ():
+        # Of a draw that takes j - 1 of those above the i-th smallest and n - j of those below, it is the j-th best.
+        weights = [
+            sum(math.comb(m - 1 - i, j - 1) * math.comb(i, n - j) for j in range(1, k + 1)) / math.comb(m, n) / k
+            for i in range(m)
+        ]
+        expected[counts == m] = ordered[counts == m, -m:] @ np.array(weights)
+    return expected

@@ -135,8 +135,7 @@ def _with_interval(
 
 def _candidates(axes: Axes, report: Report) -> None:
     """The sweep over n: what choosing among more candidates brings, whatever it costs."""
-    for name, colour, style in (("best of n", GREY, "-"), ("oracle", GREY, "--")):
-        _sweep(axes, _rows(report, name), color=colour, linestyle=style, label=name)
+    _sweep(axes, _rows(report, "best of n"), color=GREY, label="best of n: all of them finished")
     for colour, scorer in zip(COLOURS, _seeing(report), strict=False):
         rows = _rows(report, scorer, ends="-> 1 at 20%")
         _sweep(axes, [row for row in rows if row["schedule"].count("->") == 1], color=colour, label=scorer)

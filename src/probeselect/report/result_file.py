@@ -25,6 +25,7 @@ def result_fields(result: Result, *, model: str, scorer: str, policy: str, folde
         "rungs": [score.rung for score in best.scores],
         "candidates": [_candidate_fields(candidate, folder) for candidate in result.candidates],
         "kept": [candidate.seed for candidate in result.kept],
+        **({"decisions": result.decisions} if result.decisions else {}),
         "cost": {
             "denoiser_rows": result.cost.denoiser_rows,
             "denoiser_rows_all": result.cost.denoiser_rows_all,

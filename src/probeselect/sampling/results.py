@@ -53,6 +53,7 @@ class Result:
     candidates: list[CandidateResult]
     kept: list[CandidateResult]
     cost: Cost  # of this prompt's candidates; seconds are its share of the call's
+    decisions: list[dict[str, Any]] = field(default_factory=list)  # of an adaptive plan, wave after wave
 
     @property
     def images(self) -> list[Any]:

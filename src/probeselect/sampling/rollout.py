@@ -79,19 +79,17 @@ def rollout(
         UsageError: an argument that the pipeline does not take.
         ProbeSelectError: one candidate alone does not fit the memory.
     """
-    check_arguments(backbone, arguments)
-    waves = _Waves(backbone, arguments, batch_size, tally or Tally(), progress)
+    waves = Waves(backbone, arguments, batch_size, tally or Tally(), progress)
     running = list(candidates)
     for rung in rungs:
-        to_rung = functools.partial(WaveRun.to_rung, rung=rung, taps=taps, preview=previews, arguments=arguments)
-        stage = _stage(rung, running, waves.run(running, to_rung))
+        stage = waves.to_rung(running, rung, taps, previews)
         yield stage
         running = [running[i] for i in stage.kept]
         waves.forget_all_but(running)
         if not running:
             return
     if finish:
-        yield _stage(1.0, running, waves.run(running, functools.partial(WaveRun.to_end, arguments=arguments)))
+        yield waves.to_end(running)
 
 
 def _stage(rung: float, candidates: Sequence[Candidate], results: Sequence[WaveResult]) -> Stage:
@@ -109,8 +107,8 @@ def _stage(rung: float, candidates: Sequence[Candidate], results: Sequence[WaveR
     )
 
 
-class _Waves:
-    """Cuts candidates into waves and runs them; keeps what was recorded."""
+class Waves:
+    """Cuts candidates into waves and runs them; keeps what was recorded, so that they can be taken further later."""
 
     def __init__(
         self,
@@ -120,13 +118,24 @@ class _Waves:
         tally: Tally,
         progress: Callable[[int, int], None],
     ) -> None:
+        check_arguments(backbone, arguments)
         self.backbone, self.arguments, self.tally, self.progress = backbone, arguments, tally, progress
         self.batch_size = batch_size
         self.memo = EncoderMemo()
         self.prefixes: dict[Candidate, Prefix] = {}
         self.running = self.rows_at_start = 0  # of the stretch from one rung to the next
 
-    def run(self, candidates: Sequence[Candidate], one: Callable[[WaveRun], WaveResult]) -> list[WaveResult]:
+    def to_rung(self, candidates: Sequence[Candidate], rung: float, taps: Sequence[Tap], previews: bool) -> Stage:
+        """Take candidates, new ones or ones that stand at one earlier rung, to a rung."""
+        one = functools.partial(WaveRun.to_rung, rung=rung, taps=taps, preview=previews, arguments=self.arguments)
+        return _stage(rung, candidates, self._run(candidates, one))
+
+    def to_end(self, candidates: Sequence[Candidate]) -> Stage:
+        """Finish candidates."""
+        one = functools.partial(WaveRun.to_end, arguments=self.arguments)
+        return _stage(1.0, candidates, self._run(candidates, one))
+
+    def _run(self, candidates: Sequence[Candidate], one: Callable[[WaveRun], WaveResult]) -> list[WaveResult]:
         """Run all candidates in waves of near-equal size, in order; halve the waves when memory runs out."""
         self.running, self.rows_at_start = len(candidates), self.tally.denoiser_rows
         results: list[WaveResult] = []

@@ -4,6 +4,7 @@ Knows the whole way from prompts to kept pictures, and what it cost. The parts a
 candidates, a `Scorer` scores them, a `Policy` decides.
 """
 
+import functools
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -17,9 +18,10 @@ from probeselect.backbones.taps import X0, Tap
 from probeselect.core.candidates import Candidate, candidates_of
 from probeselect.core.diversity import check_diversity, spread_out
 from probeselect.core.errors import UsageError
-from probeselect.core.policies import FixedPlan, KeepAll, Policy, load_plan, load_policy
+from probeselect.core.policies import AdaptivePlan, FixedPlan, KeepAll, Policy, load_plan, load_policy
 from probeselect.core.rungs import validate_rungs
 from probeselect.evaluators.base import Evaluator, check_prompts, judge
+from probeselect.sampling.adaptive import AdaptiveRun, check_adaptive
 from probeselect.sampling.recording import Recorder
 from probeselect.sampling.results import CandidateResult, Cost, Result, RungScore
 from probeselect.sampling.rollout import Stage, Tally, rollout
@@ -94,6 +96,7 @@ class SelectiveSampler:
         began = time.perf_counter()
         n, k, rungs, decide = check_schedule(len(seeds) if n is None and seeds is not None else n, k, rungs, policy)
         check_diversity(diversity)
+        check_adaptive(decide, diversity, record is not None)
         candidates = candidates_of(prompt, n, seeds, seed)
         prompts = list(dict.fromkeys(c.prompt for c in candidates))
         for one in (self.scorer, *evaluators):
@@ -103,10 +106,10 @@ class SelectiveSampler:
         drawn = record.finishes(candidates) if record else set()
         taps = dict.fromkeys([*self.scorer.taps, *(record.taps if record else ()), *((X0,) if diversity else ())])
         tally, seconds_scoring = Tally(), 0.0
-        stages = rollout(
+        adaptive = AdaptiveRun(decide, candidates) if isinstance(decide, AdaptivePlan) else None
+        stages = (adaptive.stages if adaptive else functools.partial(rollout, candidates=candidates))(
             self.backbone,
-            candidates,
-            rungs,
+            rungs=rungs,
             taps=tuple(taps),
             previews=previews or self.scorer.previews,
             batch_size=self.batch_size,
@@ -126,19 +129,23 @@ class SelectiveSampler:
             scoring_began = time.perf_counter()
             scores = self.scorer(stage).detach().float().cpu()
             seconds_scoring += time.perf_counter() - scoring_began
-            _note_scores(stage, scores, set(order), records, previews)
+            _note_scores(stage, scores, set(stage.candidates if adaptive else order), records, previews)
+            if adaptive:
+                order = adaptive.decide(stage, scores)
+                continue
             spread = diversity if index == len(rungs) - 1 else 0.0
             order = _decide(stage, scores, set(order), drawn, decide, index, spread)
         seconds = time.perf_counter() - began
         results = [
             self._result(
                 group,
-                [c for c in candidates if c.group == group],
+                [c for c in candidates if c.group == group and records[c].completed_steps],
                 order,
                 records,
                 tally,
                 seconds,
                 seconds_scoring,
+                adaptive.decisions[group] if adaptive else [],
             )
             for group in range(candidates[-1].group + 1)
         ]
@@ -177,6 +184,7 @@ class SelectiveSampler:
         tally: Tally,
         seconds: float,
         seconds_scoring: float,
+        decisions: list[dict[str, Any]],
     ) -> Result:
         mine = [records[c] for c in candidates]
         kept = [records[c] for c in order if c.group == group]
@@ -191,7 +199,7 @@ class SelectiveSampler:
             largest_wave=tally.largest_wave,
             wave_halvings=tally.wave_halvings,
         )
-        return Result(mine[0].prompt, mine, kept, cost)
+        return Result(mine[0].prompt, mine, kept, cost, decisions)
 
 
 def check_schedule(
@@ -200,7 +208,7 @@ def check_schedule(
     """n, k, rungs and policy of a call, checked against each other. Raises UsageError; needs no model."""
     if policy not in ("topk", "halving", "all") and isinstance(policy, str):
         policy = load_plan(Path(policy))
-    if isinstance(policy, FixedPlan):
+    if isinstance(policy, FixedPlan | AdaptivePlan):
         n, k, rungs = n or policy.n, k or policy.k, policy.rungs
         if (n, k) != (policy.n, policy.k):
             raise UsageError(f"n = {n}, k = {k}: the plan is made for n = {policy.n}, k = {policy.k}")

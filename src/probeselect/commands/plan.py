@@ -1,0 +1,104 @@
+"""`probeselect plan`: the schedule that earns most for a budget, and what to expect of it."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from probeselect.commands.options import Json
+from probeselect.core.errors import UsageError
+
+
+def plan(
+    source: Annotated[Path, typer.Argument(metavar="DIR|TABLE.npz", help="a dataset, or a table of scores")],
+    budget: Annotated[float, typer.Option(help="denoiser rows a prompt, one being one step of one candidate")],
+    k: Annotated[int, typer.Option("-k", "--k", help="pictures to keep of each prompt")] = 1,
+    adaptive: Annotated[
+        bool, typer.Option("--adaptive", help="decide prompt by prompt: open waves until one is good enough")
+    ] = False,
+    scoring_cost: Annotated[float, typer.Option(help="rows that scoring one candidate once is worth")] = 0.0,
+    rewards: Annotated[
+        Path | None, typer.Option(help="table whose last row is the finished pictures, where TABLE.npz has none")
+    ] = None,
+    probe: Annotated[list[str] | None, typer.Option(help="for DIR: embedded, or a probe's folder")] = None,
+    scorer: Annotated[str, typer.Option(help="for DIR: whose scores; default: the probe's, or the preview's")] = "",
+    evaluator: Annotated[str, typer.Option(help="for DIR: NAME[=FOLDER]; default: what the probe predicts")] = "",
+    out: Annotated[Path, typer.Option(help="the plan, for `generate --policy`")] = Path("plan.json"),
+    as_json: Json = False,
+) -> None:
+    """Search schedules on every second prompt, report on the others, write the best as a plan."""
+    if out.is_dir():
+        raise UsageError(f"--out {out}: is a folder, must be a file")
+    notes: list[str] = []
+    if source.is_dir():
+        if rewards:
+            raise UsageError("--rewards: is for score tables; a dataset has its own")
+        judged, notes = _of_dataset(source, probe or [], evaluator)
+    else:
+        if probe or scorer or evaluator:
+            raise UsageError("--probe, --scorer and --evaluator: need a dataset; a score table is one scorer's already")
+        from probeselect.jobs.judging import of_score_tables
+
+        judged = of_score_tables({source.stem: source}, rewards)
+    from probeselect.jobs.plan import Planner, halves, plan_for
+
+    chosen = _chosen(judged, scorer, [Path(each).name for each in probe or []])
+    planner = Planner(judged, chosen, *halves(len(judged.rewards)), k=k, scoring_cost=scoring_cost)
+    fields = plan_for(planner, budget, adaptive)
+    fields["notes"] = notes + fields["notes"]
+    _write(fields, out)
+    if as_json:
+        print(json.dumps(fields))
+        return
+    for note in fields["notes"]:
+        print(f"probeselect: {note}", file=sys.stderr)
+    for line in lines(fields):
+        print(line)
+    print(f"{out} is for `probeselect generate --policy {out}`")
+
+
+def lines(fields: dict[str, Any]) -> list[str]:
+    """A plan for people: what it does, what it earns, and against what."""
+    whole = f"{fields['schedule']}: {fields['cost']:.1f} rows, {fields['evaluator']} {_with(fields, 'expected')}"
+    told = f"on {fields['prompts']['report']} prompts that it was not planned on ({fields['tried']} schedules tried)"
+    found = [f"{whole} {told}"]
+    for name, each in fields["baselines"].items():
+        if each["expected"] is not None:
+            lead = "" if each["lead"] is None else f"; the plan earns {_with(each, 'lead', '+')} more"
+            found.append(f"  {name}, {each['schedule']}: {each['cost']:.1f} rows, {each['expected']:.3f}{lead}")
+    return found
+
+
+def _with(fields: dict[str, Any], name: str, sign: str = "") -> str:
+    low, high = fields["interval" if name == "expected" else f"{name}_interval"]
+    value = format(fields[name], f"{sign}.3f")
+    return value if low is None else f"{value} [{low:{sign}.3f}, {high:{sign}.3f}]"
+
+
+def _chosen(judged: Any, name: str, probes: list[str]) -> Any:
+    """The scorer to plan with. Raises UsageError for a name that none has."""
+    known = {scorer.name: scorer for scorer in judged.scorers}
+    wanted = name or next((probe for probe in probes if probe in known), judged.scorers[0].name)
+    if wanted not in known:
+        raise UsageError(f"--scorer {name!r}: there are the scores of {', '.join(known)}")
+    return known[wanted]
+
+
+def _of_dataset(folder: Path, probes: list[str], evaluator: str) -> tuple[Any, list[str]]:
+    """The dataset's scorers, on prompts that no probe was trained on; what there is to be told of them."""
+    from probeselect.commands.sources import open_source
+    from probeselect.jobs.judging import of_table
+
+    source = open_source(folder, probes, evaluator)
+    formulas = source.formulas([source.evaluator])
+    judged = of_table(source.dataset, source.table, source.evaluator, source.probes, formulas)
+    return judged, [*source.faults, *source.notes]
+
+
+def _write(fields: dict[str, Any], out: Path) -> None:
+    out.parent.mkdir(parents=True, exist_ok=True)
+    partial = out.with_name(out.name + ".partial")
+    partial.write_text(json.dumps(fields, indent=1) + "\n")
+    partial.replace(out)

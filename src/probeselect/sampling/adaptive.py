@@ -1,0 +1,122 @@
+"""Runs an adaptive plan: opens the candidates of all prompts in waves, for as long as another one pays.
+
+Knows rounds, who waits and why it was decided so; does not know how scores come about. Prompts that still open a wave
+open it together, and those who finish do so together at the end.
+"""
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from probeselect.backbones.loading import Backbone
+from probeselect.backbones.taps import Tap
+from probeselect.core.candidates import Candidate
+from probeselect.core.errors import UsageError
+from probeselect.core.policies import AdaptivePlan, Policy
+from probeselect.sampling.rollout import Stage, Tally, Waves
+
+
+def check_adaptive(policy: Policy, diversity: float, record: bool) -> None:
+    """Raises UsageError for what does not go together with an adaptive plan."""
+    if isinstance(policy, AdaptivePlan) and (diversity or record):
+        asked = "diversity" if diversity else "record"
+        raise UsageError(f"{asked}: is for plans that start all candidates together, not for an adaptive one")
+
+
+class AdaptiveRun:
+    """One call of SelectiveSampler by an adaptive plan.
+
+    candidates: of every prompt the most that may be opened, in the order of opening.
+    `decisions` holds, by prompt, an entry a wave: the seeds that were opened, the best score so far, what another wave
+    was expected to gain (None where that cannot be said), the least that it should, and what was decided.
+    """
+
+    def __init__(self, plan: AdaptivePlan, candidates: Sequence[Candidate]) -> None:
+        self.plan = plan
+        self.members: dict[int, list[Candidate]] = {}
+        for candidate in candidates:
+            self.members.setdefault(candidate.group, []).append(candidate)
+        self.opening = list(self.members)  # groups
+        self.waiting: dict[int, list[tuple[float, Candidate]]] = {group: [] for group in self.members}  # best first
+        self.champions: dict[int, list[float]] = {group: [] for group in self.members}  # score of each wave's
+        self.decisions: dict[int, list[dict[str, Any]]] = {group: [] for group in self.members}
+        self.wave = self.rung_index = 0
+
+    def stages(
+        self,
+        backbone: Backbone,
+        rungs: Sequence[float],
+        *,
+        taps: Sequence[Tap],
+        previews: bool,
+        batch_size: int | None,
+        tally: Tally,
+        progress: Callable[[int, int], None],
+        **arguments: Any,
+    ) -> Iterator[Stage]:
+        """As `rollout` does, yield the stage at each rung of each wave, then the finished one.
+
+        Before it is asked for the next one, `decide` must be told the scores of the last.
+        """
+        waves = Waves(backbone, arguments, batch_size, tally, progress)
+        while self.opening:
+            running = [candidate for group in self.opening for candidate in self._opened(group)]
+            for index, rung in enumerate(rungs):
+                self.rung_index = index
+                stage = waves.to_rung(running, rung, taps, previews)
+                yield stage
+                running = [running[i] for i in stage.kept]
+                waves.forget_all_but([*running, *self.order()])
+            self.wave += 1
+        yield waves.to_end(self.order())
+
+    def decide(self, stage: Stage, scores: Tensor) -> list[Candidate]:
+        """Ask the plan prompt by prompt: who goes on and, after the last rung, whether another wave is opened.
+
+        scores: [N], of the stage's candidates. Returns all who wait to be finished, best first in each prompt.
+        """
+        going_on: list[int] = []
+        last = self.rung_index == len(self.plan.steps) - 1
+        for group in list(self.opening):
+            mine = [i for i, candidate in enumerate(stage.candidates) if candidate.group == group]
+            chosen = [mine[i] for i in self.plan(scores[torch.tensor(mine)], self.rung_index)]
+            going_on += chosen
+            if last:
+                self._wait(group, [(scores[i].item(), stage.candidates[i]) for i in chosen])
+                self._decide_on(group)
+        stage.keep(going_on)
+        return self.order()
+
+    def order(self) -> list[Candidate]:
+        """Who would be finished now, prompt by prompt, best first."""
+        return [candidate for waiting in self.waiting.values() for _, candidate in waiting]
+
+    def _opened(self, group: int) -> list[Candidate]:
+        start = self.wave * self.plan.wave
+        return self.members[group][start : start + self.plan.wave]
+
+    def _wait(self, group: int, more: list[tuple[float, Candidate]]) -> None:
+        self.champions[group].append(more[0][0])
+        everyone = [*self.waiting[group], *more]
+        everyone.sort(key=lambda each: -math.inf if math.isnan(each[0]) else each[0], reverse=True)
+        self.waiting[group] = everyone[: self.plan.finish]
+
+    def _decide_on(self, group: int) -> None:
+        scores = [score for score, _ in self.waiting[group]]
+        gain = self.plan.gain(self.champions[group], scores)
+        last = self.wave == self.plan.waves - 1
+        if finish := last or gain <= self.plan.least_gain:
+            self.opening.remove(group)
+        self.decisions[group].append(
+            {
+                "wave": self.wave + 1,
+                "seeds": [candidate.seed for candidate in self._opened(group)],
+                "best": round(scores[0], 6) if math.isfinite(scores[0]) else None,
+                "expected_gain": round(gain, 6) if math.isfinite(gain) else None,
+                "least_gain": round(self.plan.least_gain, 6),
+                "decision": ("finish, no more waves" if last else "finish") if finish else "open another wave",
+            }
+        )

@@ -126,7 +126,7 @@ def plan_for(planner: Planner, budget: float, adaptive: bool = False) -> dict[st
     ceiling = (planner.total_steps + planner.scoring_cost) * planner.most
     if budget > ceiling:
         notes.append(
-            f"budget {budget:g}: {planner.most} candidates a prompt take at most {ceiling:g} rows; planned for these"
+            f"budget {budget:g}: {planner.most} candidates a prompt take no more than {ceiling:g} rows; planned so"
         )
         budget = ceiling
     space = planner.space(budget)

@@ -313,3 +313,20 @@ def test_a_signal_ends_a_collection_and_leaves_whole_shards(number, code, tmp_pa
         while not is_free(dataset, index):
             assert time.monotonic() < deadline
             time.sleep(0.1)
+
+
+def test_a_sheet_has_a_row_for_every_rung_that_somebody_reached():
+    """The first candidate is stopped at the first rung, the second one is finished."""
+    from PIL import Image
+
+    from probeselect.report.contact_sheet import contact_sheet
+    from probeselect.sampling.results import CandidateResult, Cost, Result, RungScore
+
+    picture, scores = Image.new("RGB", (8, 8)), [RungScore(0.2, 4, 0.1), RungScore(0.4, 8, 0.2)]
+    first = CandidateResult("p", 0, 4, scores=scores[:1])
+    kept = CandidateResult("p", 1, 20, kept=True, image=picture, scores=scores)
+    cost = Cost(24, 40, 1.0, 0.1, 2, 0)
+    heights = [
+        contact_sheet(Result("p", order, [kept], cost)).height for order in ([first, kept], [kept, first], [first])
+    ]
+    assert heights[0] == heights[1] > heights[2]

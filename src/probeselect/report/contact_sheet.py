@@ -12,7 +12,7 @@ INK, FADED, CHOSEN, PAPER = (28, 30, 34), (140, 144, 150), (22, 138, 82), (250, 
 
 def contact_sheet(result: Result) -> Image.Image:
     """Columns: the candidates in seed order. Rows: the preview at each rung, then the finished picture."""
-    rows = len(result.candidates[0].scores) + 1
+    rows = max(len(candidate.scores) for candidate in result.candidates) + 1
     height, width = _cell_size(result)
     columns = len(result.candidates)
     title = _wrap(result.prompt, max(28, columns * (width + GAP) // 9))

@@ -246,7 +246,24 @@ def test_steps_are_fractions_and_several_may_be_finished(backbone):
     plan = AdaptivePlan(2, 4, 1, (3,), (2,), 2, 1e-6, ALIKE, 20)  # 20 %: after 2 of 10 steps
     result = SelectiveSampler(backbone, scorer, batch_size=1)("a", policy=plan, seed=4, **ARGUMENTS)
     assert [c.completed_steps for c in result.candidates] == [2, 10, 2, 2, 10, 2]  # 5 is enough, 4 is not
-    assert [c.seed for c in result.kept] == [8, 5] and result.cost.denoiser_rows == 6 * 2 + 2 * 8
+    assert [c.seed for c in result.kept] == [8] and result.cost.denoiser_rows == 6 * 2 + 2 * 8
+    assert [c.seed for c in result.candidates if c.image is not None] == [5, 8]
+
+    class Likes5:
+        name = "likes 5"
+
+        def features(self, images):
+            return torch.tensor([float(torch.equal(image, images[1])) for image in images])[:, None]
+
+        def score(self, features, prompts):
+            return features[:, 0]
+
+        def __call__(self, images, prompts):
+            return self.score(self.features(images), prompts)
+
+    judged = SelectiveSampler(backbone, scorer)("a", policy=plan, seed=4, evaluators=[Likes5()], **ARGUMENTS)
+    assert [c.seed for c in judged.kept] == [5] and judged.images[0] is judged.kept[0].image
+    assert {c.seed: c.rewards for c in judged.candidates if c.rewards} == {8: {"likes 5": 0.0}, 5: {"likes 5": 1.0}}
     sampler = SelectiveSampler(backbone, scorer)
     with pytest.raises(UsageError, match="n = 5, k = 1: the plan is made for n = 8"):
         sampler("a", n=5, policy=plan, **ARGUMENTS)

@@ -8,7 +8,8 @@ import pytest
 from probeselect.core.errors import UsageError
 from probeselect.core.judged import Judged, Scorer
 from probeselect.core.metrics import best_of_by_prompt, bootstrap_interval, choices, gain_share, within_prompt_spearman
-from probeselect.jobs.evaluate import best_of_rows, evaluate, faults
+from probeselect.core.schedules import best_of_rows
+from probeselect.jobs.evaluate import evaluate, faults
 
 STEPS = 20
 
@@ -72,9 +73,9 @@ def test_costs_and_earnings_at_the_ends_of_the_scale():
 def test_best_of_n_between_two_whole_numbers():
     case = judged()
     two, three = (best_of_by_prompt(n, case.rewards) for n in (2, 3))
-    np.testing.assert_allclose(best_of_rows(2.25 * STEPS, case), 0.75 * two + 0.25 * three)
-    assert np.isnan(best_of_rows(STEPS - 1, case)).all()
-    assert np.isnan(best_of_rows(9 * STEPS, case)).all()  # there are 8
+    np.testing.assert_allclose(best_of_rows(2.25 * STEPS, STEPS, case.rewards, case.valid), 0.75 * two + 0.25 * three)
+    assert np.isnan(best_of_rows(STEPS - 1, STEPS, case.rewards, case.valid)).all()
+    assert np.isnan(best_of_rows(9 * STEPS, STEPS, case.rewards, case.valid)).all()  # there are 8
 
 
 def test_pairing_that_is_shifted_is_named():

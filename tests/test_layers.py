@@ -38,9 +38,14 @@ WITHOUT_DIFFUSERS = [
     "jobs/judging",
     "jobs/keeping",
     "jobs/plan",
+    "commands/evaluate",
     "commands/plan",
+    "commands/sources",
+    "report/charts",
+    "report/evaluation",
+    "report/page",
+    "report/sheets",
 ]
-WITHOUT_DIFFUSERS += ["commands/evaluate", "report/charts", "report/page", "report/sheets", "report/evaluation"]
 
 
 def imports(path: Path, package: list[str]) -> Iterator[list[str]]:

@@ -11,6 +11,7 @@ from tiny import tiny_sd
 from probeselect.backbones.loading import load_backbone
 from probeselect.backbones.taps import X0
 from probeselect.cli import main
+from probeselect.core.candidates import candidates_of
 from probeselect.core.errors import UsageError
 from probeselect.data.dataset import Dataset
 from probeselect.data.gallery import Gallery
@@ -67,23 +68,17 @@ def test_what_was_chosen_and_what_it_looked_like_is_kept(backbone, tmp_path):
 def test_a_share_of_the_stopped_is_finished_by_a_fair_draw(backbone, tmp_path):
     everything = run(backbone, recorder(backbone, tmp_path / "all", share=1.0))
     assert all(c.completed_steps == 5 for result in everything for c in result.candidates)
-    assert all(c.recorded != c.kept and (c.image is None) == c.recorded for r in everything for c in r.candidates)
+    assert [c.image is None for r in everything for c in r.candidates] == [False] * 8
     assert [len(r.kept) for r in everything] == [1, 1] and everything[0].cost.ratio == 1
     assert table_of(Dataset(tmp_path / "all")).tensors["valid"].all()
     some = recorder(backbone, tmp_path / "some", share=0.3)
     sampler = SelectiveSampler(backbone, "random")
     (result,) = sampler(["c"], record=some, n=4, k=1, rungs=RUNGS, seed=100, **ARGUMENTS)
     again = recorder(backbone, tmp_path / "again", share=0.3)
-    drawn = {c.seed for c in again.finishes([c for c in again_candidates("c", 100)])}
-    assert {c.seed for c in result.candidates if c.recorded or c.kept} == drawn | {result.kept[0].seed}
-    many = again.finishes(again_candidates("d", 0, 2000))
+    drawn = {c.seed for c in again.finishes([c for c in candidates_of("c", 4, seed=100)])}
+    assert {c.seed for c in result.candidates if c.completed_steps == 5} == drawn | {result.kept[0].seed}
+    many = again.finishes(candidates_of("d", 2000))
     assert len(many) / 2000 == pytest.approx(0.3, abs=0.03)
-
-
-def again_candidates(prompt, seed, n=4):
-    from probeselect.core.candidates import candidates_of
-
-    return candidates_of(prompt, n, seed=seed)
 
 
 def test_the_same_group_is_recorded_once_and_others_are_appended(backbone, tmp_path):
@@ -99,7 +94,7 @@ def test_a_full_folder_is_left_as_it_is(backbone, tmp_path):
     full = recorder(backbone, tmp_path, most_bytes=10)
     results = run(backbone, full, prompts=("c",))
     assert full.full and full.shards == [] and Dataset(tmp_path).shard_count == 2
-    assert not any(c.recorded for c in results[0].candidates)
+    assert [c.completed_steps for c in results[0].candidates].count(5) == 1
 
 
 def test_a_probe_is_trained_on_what_was_recorded(backbone, tmp_path):
@@ -136,7 +131,7 @@ def test_generate_records_and_scores(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("sys.argv", ["probeselect", *arguments, "--json", "--out", str(tmp_path / "out")])
     main()
     result = json.loads(capsys.readouterr().out)
-    finished = [c["seed"] for c in result["candidates"] if c["kept"] or c.get("recorded")]
+    finished = [c["seed"] for c in result["candidates"] if c["completed_steps"] == 5]
     table = table_of(Dataset(tmp_path / "mine"))
     assert table.valid("scene-check").sum() == len(finished) and "features/scene-check" in table.tensors
     kept = result["kept"][0]

@@ -57,8 +57,9 @@ def generate(
 ) -> None:
     """Generate n candidates of each prompt, stop the weak ones early, finish the best k."""
     from probeselect.core.diversity import check_diversity
+    from probeselect.core.policies import check_schedule
     from probeselect.sampling.adaptive import check_adaptive
-    from probeselect.sampling.select import SelectiveSampler, check_schedule
+    from probeselect.sampling.select import SelectiveSampler
 
     arguments = pipeline_arguments(model, steps, guidance, height, width, negative_prompt)
     n, k, rung_values, decide = check_schedule(n, k, fractions(rungs), policy)

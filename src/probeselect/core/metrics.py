@@ -161,17 +161,21 @@ def expected_best_of(n: int, rewards: ArrayLike, valid: ArrayLike | None = None)
     return _mean(found[~np.isnan(found)])
 
 
-def best_of_by_prompt(n: int, rewards: ArrayLike, valid: ArrayLike | None = None) -> Floats:
-    """The expected best reward [P] of n candidates drawn without replacement; NaN for prompts with fewer."""
-    if n < 1:
-        raise ValueError(f"n = {n}: draw at least 1 candidate")
+def best_of_by_prompt(n: int, rewards: ArrayLike, valid: ArrayLike | None = None, k: int = 1) -> Floats:
+    """The expected mean [P] of the best k rewards of n candidates drawn without replacement; NaN where there are fewer.
+
+    Raises ValueError for n < k.
+    """
+    if n < k:
+        raise ValueError(f"n = {n}: draw at least {k} candidate{'s' if k > 1 else ''}")
     r, _, v = _table(rewards, rewards, valid)
     ordered = np.sort(np.where(v, r, -np.inf), axis=1)  # [P, N], invalid ones first
     counts = v.sum(axis=1)  # [P]
     expected = np.full(len(r), np.nan)
     for m in np.unique(counts[counts >= n]).tolist():
-        # The i-th smallest of m is the best of a draw that takes the other n - 1 from the i below it.
-        weights = np.array([math.comb(i, n - 1) / math.comb(m, n) for i in range(m)])  # [m]
+        # The i-th smallest of m is the j-th best of a draw with j - 1 of those above it and n - j of those below.
+        ways = [sum(math.comb(m - 1 - i, j) * math.comb(i, n - 1 - j) for j in range(k)) for i in range(m)]
+        weights = np.array([count / math.comb(m, n) / k for count in ways])  # [m]
         expected[counts == m] = ordered[counts == m, -m:] @ weights
     return expected
 

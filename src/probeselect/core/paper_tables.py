@@ -18,8 +18,9 @@ from probeselect.core.metrics import (
     pooled_spearman,
     within_prompt_spearman,
 )
+from probeselect.core.schedules import CUT
 
-CUT = 0.2  # the rung of the paper's single cut
+BLIND = ("random", "text only")  # baselines: that they cannot choose is what they are for
 STRIPS = 40  # prompts that are drawn one by one
 
 
@@ -76,6 +77,12 @@ def kept_by(each: Sequence[Judged]) -> Iterator[dict[str, Any]]:
                 "difference_interval": bootstrap_interval(np.mean, difference),
                 "share": float(difference.mean() / most.mean()) if most.any() else math.nan,
             }
+
+
+def shown(scorers: Sequence[str]) -> str:
+    """The scorer that pictures are drawn of: the first probe, or else the first."""
+    others = (*BLIND, "attention")
+    return next((name for name in scorers if not name.startswith("preview:") and name not in others), scorers[0])
 
 
 def chosen_places(scores: Floats, valid: Mask) -> list[int]:

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from probeselect.core.errors import UsageError
 from probeselect.core.expecting import Expectation
-from probeselect.core.rungs import rung_after
+from probeselect.core.rungs import rung_after, validate_rungs
 
 
 class Policy(Protocol):
@@ -164,6 +164,9 @@ class AdaptivePlan:
         return float(self.expectation.gain(seen, kth, self.k)[-1])
 
 
+Plan = FixedPlan | AdaptivePlan
+
+
 def load_policy(name_or_path: str | Path, k: int, rung_count: int = 1) -> Policy:
     """The policy called `topk`, `halving` (over `rung_count` rungs) or `all`, or the plan in a JSON file.
 
@@ -183,7 +186,28 @@ def load_policy(name_or_path: str | Path, k: int, rung_count: int = 1) -> Policy
     return plan
 
 
-def load_plan(path: Path) -> FixedPlan | AdaptivePlan:
+def check_schedule(
+    n: int | None, k: int | None, rungs: Sequence[float], policy: str | Policy
+) -> tuple[int, int, tuple[float, ...], Policy]:
+    """n, k, rungs and policy of a call, checked against each other. Raises UsageError; needs no model."""
+    if policy not in ("topk", "halving", "all") and isinstance(policy, str):
+        policy = load_plan(Path(policy))
+    if isinstance(policy, Plan):
+        n, k, rungs = n or policy.n, k or policy.k, policy.rungs
+        if (n, k) != (policy.n, policy.k):
+            raise UsageError(f"n = {n}, k = {k}: the plan is made for n = {policy.n}, k = {policy.k}")
+    n, k = (5 if n is None else n), (1 if k is None else k)
+    if n < 1:
+        raise UsageError(f"n = {n}: at least 1 candidate per prompt is needed")
+    if not 1 <= k <= n:
+        raise UsageError(f"k = {k}: must be from 1 to n = {n}")
+    decide = load_policy(policy, k, len(rungs)) if isinstance(policy, str) else policy
+    if isinstance(decide, KeepAll) and not rungs:
+        return n, k, (), decide
+    return n, k, validate_rungs(rungs), decide
+
+
+def load_plan(path: Path) -> Plan:
     """Reads plan.json (format 1), fixed or adaptive. Raises UsageError that opens with the file's name and says what is
     wrong.
 
@@ -199,7 +223,7 @@ def load_plan(path: Path) -> FixedPlan | AdaptivePlan:
         raise UsageError(f"{path}: not a readable JSON file ({error})") from error
 
 
-def _plan_of(fields: Any) -> FixedPlan | AdaptivePlan:
+def _plan_of(fields: Any) -> Plan:
     if not isinstance(fields, dict):
         raise UsageError("must hold a JSON object")
     if (kind := fields.get("kind", "fixed")) not in ("fixed", "adaptive"):

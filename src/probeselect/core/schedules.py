@@ -13,10 +13,18 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from probeselect.core.metrics import Floats
+from probeselect.core.metrics import Floats, best_of_by_prompt
 from probeselect.core.policies import FixedPlan
 
 DRAWS = 256  # of n candidates, for every prompt
+CANDIDATES, CUT = 5, 0.2  # of the paper's single cut, and its rung
+PSP = (8, (0.25, 0.5), (4, 2))  # candidates, rungs and who goes on; ECCV 2026
+
+
+def in_words(plan: FixedPlan) -> str:
+    """Such as "6 -> 4 -> 1 at 25%, 40%"."""
+    at = ", ".join(f"{rung:.0%}" for rung in plan.rungs)
+    return f"{' -> '.join(map(str, (plan.n, *plan.keep)))} at {at}"
 
 
 def rows_of(plan: FixedPlan) -> int:
@@ -38,6 +46,13 @@ class Earned:
     per_prompt: Floats  # [U]; prompts with fewer than n candidates are left out
     used: NDArray[np.bool_]  # [P]
     exact: bool  # every draw was counted
+
+    @property
+    def by_prompt(self) -> Floats:
+        """[P]; NaN for those that were left out."""
+        found = np.full(len(self.used), np.nan)
+        found[self.used] = self.per_prompt
+        return found
 
     @property
     def mean(self) -> float:
@@ -93,21 +108,7 @@ def best_of_rows(rows: float, total_steps: int, rewards: ArrayLike, valid: Array
     for fewer rows than k pictures take.
     """
     n, rest = divmod(rows / total_steps, 1)
-    r, v = np.asarray(rewards, dtype=np.float64), np.asarray(valid, dtype=bool)
-    low = _best_k_of(int(n), k, r, v)
-    return low if rest == 0 else low + rest * (_best_k_of(int(n) + 1, k, r, v) - low)
-
-
-def _best_k_of(n: int, k: int, rewards: Floats, valid: NDArray[np.bool_]) -> Floats:
-    """The expected mean [P] of the best k rewards among n candidates drawn without replacement."""
-    ordered = np.sort(np.where(valid, rewards, -np.inf), axis=1)  # [P, N], invalid ones first
-    counts = valid.sum(axis=1)
-    expected = np.full(len(rewards), np.nan)
-    for m in np.unique(counts[counts >= n]).tolist() if n >= k else ():
-        # Of a draw that takes j - 1 of those above the i-th smallest and n - j of those below, it is the j-th best.
-        weights = [
-            sum(math.comb(m - 1 - i, j - 1) * math.comb(i, n - j) for j in range(1, k + 1)) / math.comb(m, n) / k
-            for i in range(m)
-        ]
-        expected[counts == m] = ordered[counts == m, -m:] @ np.array(weights)
-    return expected
+    if n < k:
+        return np.full(len(np.asarray(rewards)), np.nan)
+    low = best_of_by_prompt(int(n), rewards, valid, k)
+    return low if rest == 0 else low + rest * (best_of_by_prompt(int(n) + 1, rewards, valid, k) - low)

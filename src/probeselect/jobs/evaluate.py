@@ -25,20 +25,16 @@ from probeselect.core.metrics import (
     within_prompt_kendall,
     within_prompt_spearman,
 )
-from probeselect.core.paper_tables import CUT, by_evaluator, kept_by, pooled_of_a_constant, strips
+from probeselect.core.paper_tables import BLIND, by_evaluator, kept_by, pooled_of_a_constant, strips
+from probeselect.core.plain import plain
 from probeselect.core.policies import FixedPlan
 from probeselect.core.rungs import completed_steps
-from probeselect.core.schedules import replay, rows_of, scored_of
+from probeselect.core.schedules import CANDIDATES, CUT, PSP, best_of_rows, in_words, replay, rows_of, scored_of
 from probeselect.core.timing import Timing
 
-CANDIDATES = 5  # of the paper's single cut
-SEVERAL = (  # candidates, rungs and who goes on
-    (8, (0.25, 0.5), (4, 2)),  # PSP, ECCV 2026
-    (10, (0.1, 0.2, 0.3), (5, 2, 1)),
-)
+SEVERAL = (PSP, (10, (0.1, 0.2, 0.3), (5, 2, 1)))  # candidates, rungs and who goes on
 SWEEP = (2, 3, 4, 5, 6, 8, 10, 12, 16, 20, 24, 32, 40, 50)
 FAULT_ERRORS = 3.5  # standard errors at which a check speaks
-BLIND = ("random", "text only")  # baselines: that they cannot choose is what they are for
 NO_SKILL, POOLED_SKILL = 0.02, 0.3  # within prompts at most, pooled at least: what a scorer of prompts alone shows
 
 
@@ -73,17 +69,8 @@ def evaluate(
         "notes": [],
         "faults": [*faults(judged), *map(_leaking, (leak for leak in leaks if leak["leak"]))],
     }
-    plain: dict[str, Any] = _plain(report)
-    return plain
-
-
-def _plain(value: Any) -> Any:
-    """As JSON holds it: lists for tuples, and nothing for a figure that is not defined."""
-    if isinstance(value, dict):
-        return {key: _plain(each) for key, each in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(each) for each in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+    as_json: dict[str, Any] = plain(report)
+    return as_json
 
 
 def _each(judged: Judged) -> Iterator[tuple[Scorer, int, Floats]]:
@@ -158,18 +145,16 @@ def _compute(judged: Judged, timing: Timing | None) -> Iterator[dict[str, Any]]:
     means = best_of_by_prompt(1, judged.rewards, judged.valid)  # what a cut at random keeps, whatever n
     for plan in single:
         rows = rows_of(plan)
-        yield _earned(judged, "cut at random", _named(plan), plan.n, rows, means) | _seconds(timing, "", rows, 0)
+        yield _earned(judged, "cut at random", in_words(plan), plan.n, rows, means) | _seconds(timing, "", rows, 0)
     for name, scores, plans in (
         *((scorer.name, scorer.scores, _plans(judged, scorer, most)) for scorer in judged.scorers),
         ("oracle", {cut: judged.rewards}, single),
     ):
         for plan in plans:
             found = replay(plan, scores, judged.rewards, judged.valid)
-            by_prompt = np.full(len(judged.rewards), np.nan)
-            by_prompt[found.used] = found.per_prompt
             rows = rows_of(plan)
             seconds = _seconds(timing, name, rows, scored_of(plan))
-            yield _earned(judged, name, _named(plan), plan.n, rows, by_prompt) | seconds
+            yield _earned(judged, name, in_words(plan), plan.n, rows, found.by_prompt) | seconds
 
 
 def _seconds(timing: Timing | None, scorer: str, rows: int, scored: int) -> dict[str, float | None]:
@@ -184,18 +169,13 @@ def _plans(judged: Judged, scorer: Scorer, most: int) -> Iterator[FixedPlan]:
     yield from (FixedPlan(CANDIDATES, 1, (s,), (1,), total) for s in there if most >= CANDIDATES and s != cut)
     for n, rungs, keep in SEVERAL:
         steps = tuple(completed_steps(rung, total) - 1 for rung in rungs)
-        if n <= most and set(steps) <= set(there):
+        if n <= most and len({*steps} & {*there}) == len(steps):  # of few steps, two rungs may be one
             yield FixedPlan(n, 1, steps, keep, total)
-
-
-def _named(plan: FixedPlan) -> str:
-    at = ", ".join(f"{rung:.0%}" for rung in plan.rungs)
-    return f"{' -> '.join(map(str, (plan.n, *plan.keep)))} at {at}"
 
 
 def _earned(judged: Judged, scorer: str, schedule: str, n: int, rows: int, by_prompt: Floats) -> dict[str, Any]:
     there = ~np.isnan(by_prompt)
-    lead = by_prompt - best_of_rows(rows, judged)
+    lead = by_prompt - best_of_rows(rows, judged.total_steps, judged.rewards, judged.valid)
     lead = lead[~np.isnan(lead)]
     return {
         "scorer": scorer,
@@ -208,18 +188,6 @@ def _earned(judged: Judged, scorer: str, schedule: str, n: int, rows: int, by_pr
         "lead": float(lead.mean()) if len(lead) else math.nan,
         "lead_interval": bootstrap_interval(np.mean, lead),
     }
-
-
-def best_of_rows(rows: float, judged: Judged) -> Floats:
-    """What best-of-n earns [P] for so many rows: between two whole n by the share of prompts that would get one more.
-
-    NaN where a prompt has too few candidates, and for fewer rows than one picture takes.
-    """
-    n, rest = divmod(rows / judged.total_steps, 1)
-    if n < 1:
-        return np.full(len(judged.rewards), np.nan)
-    low = best_of_by_prompt(int(n), judged.rewards, judged.valid)
-    return low if rest == 0 else low + rest * (best_of_by_prompt(int(n) + 1, judged.rewards, judged.valid) - low)
 
 
 def faults(judged: Judged) -> Iterator[str]:

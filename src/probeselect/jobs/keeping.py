@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from probeselect.core.distances import distances
 from probeselect.core.errors import UsageError
 from probeselect.core.judged import Judged
-from probeselect.core.paper_tables import CUT, chosen_places
+from probeselect.core.paper_tables import chosen_places
+from probeselect.core.schedules import CUT
 from probeselect.data.dataset import Dataset
 from probeselect.data.gallery import Gallery
 from probeselect.data.table import Table

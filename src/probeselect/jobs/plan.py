@@ -15,13 +15,12 @@ from probeselect.core.adaptive import CAP, gains_of, paths_of, search_adaptive, 
 from probeselect.core.errors import UsageError
 from probeselect.core.judged import Judged, Scorer
 from probeselect.core.metrics import Floats, bootstrap_interval
+from probeselect.core.plain import plain
 from probeselect.core.planning import Draws, MakeDraws, Space, most_candidates, search, search_at_random
 from probeselect.core.policies import AdaptivePlan, FixedPlan
 from probeselect.core.rungs import completed_steps
-from probeselect.core.schedules import best_of_rows, replay, rows_of, scored_of
+from probeselect.core.schedules import CANDIDATES, CUT, PSP, best_of_rows, in_words, replay, rows_of, scored_of
 
-CUT, CANDIDATES = 0.2, 5  # the paper's
-PSP = (8, (0.25, 0.5), (4, 2))  # ECCV 2026
 REPORT_DRAWS = 256
 ENOUGH_PROMPTS = 128
 Rows = NDArray[np.intp]
@@ -90,7 +89,7 @@ class Planner:
         rewards, valid = self.judged.rewards[self.report], self.judged.valid[self.report]
         found = replay(plan, self._tables(plan.steps), rewards, valid, REPORT_DRAWS)
         rows, scoring = rows_of(plan), self.scoring_cost * scored_of(plan)
-        return Earnings(schedule_of(plan), _by_prompt(found.per_prompt, found.used), rows, rows + scoring)
+        return Earnings(schedule_of(plan), found.by_prompt, rows, rows + scoring)
 
     def adaptive(self, plan: AdaptivePlan) -> Earnings:
         rewards, valid = self.judged.rewards[self.report], self.judged.valid[self.report]
@@ -100,8 +99,9 @@ class Planner:
         gains = gains_of(paths, plan.expectation, plan.k)
         reward, cost = stopped(paths, gains, plan.least_gain)
         rows = stopped(replace(paths, rows=paths_of(shape, draws, plan.waves).rows), gains, plan.least_gain)[1]
-        used = np.isin(np.arange(len(rewards)), draws.prompts)
-        return Earnings(schedule_of(plan), _by_prompt(reward, used), float(rows.mean()), float(cost.mean()))
+        by_prompt = np.full(len(rewards), np.nan)
+        by_prompt[draws.prompts] = reward
+        return Earnings(schedule_of(plan), by_prompt, float(rows.mean()), float(cost.mean()))
 
     def best_of(self, cost: float) -> Earnings:
         rewards, valid = self.judged.rewards[self.report], self.judged.valid[self.report]
@@ -162,8 +162,8 @@ def plan_for(planner: Planner, budget: float, adaptive: bool = False) -> dict[st
         "tried": found.tried,
         "notes": notes,
     }
-    plain: dict[str, Any] = _plain(fields)
-    return plain
+    as_json: dict[str, Any] = plain(fields)
+    return as_json
 
 
 def _baselines(
@@ -192,17 +192,16 @@ def standard_schedules(planner: Planner, space: Space) -> Iterator[tuple[str, Fi
         yield "the paper's cut for the budget", plan
     n, rungs, keep = PSP
     steps = tuple(completed_steps(rung, total) - 1 for rung in rungs)
-    if set(steps) <= set(space.steps) and n <= space.most and k <= keep[-1]:
+    if len({*steps} & {*space.steps}) == len(steps) and n <= space.most and k <= keep[-1]:
         yield "8 -> 4 -> 2", FixedPlan(n, k, steps, keep, total)
 
 
 def schedule_of(plan: FixedPlan | AdaptivePlan) -> str:
-    """In words: "6 -> 4 -> 1 at 25%, 40%"."""
-    at = ", ".join(f"{rung:.0%}" for rung in plan.rungs)
-    if isinstance(plan, AdaptivePlan):
-        through = " -> ".join(map(str, (plan.wave, *plan.keep)))
-        return f"up to {plan.waves} waves of {through} at {at}, {plan.finish} finished"
-    return f"{' -> '.join(map(str, (plan.n, *plan.keep)))} at {at}"
+    """In words."""
+    if isinstance(plan, FixedPlan):
+        return in_words(plan)
+    wave = FixedPlan(plan.wave, 1, plan.steps, plan.keep, plan.total_steps)
+    return f"up to {plan.waves} waves of {in_words(wave)}, {plan.finish} finished"
 
 
 def _said(made: Earnings, ahead: Earnings | None = None) -> dict[str, Any]:
@@ -221,20 +220,3 @@ def _said(made: Earnings, ahead: Earnings | None = None) -> dict[str, Any]:
         fields["lead"] = float(lead.mean()) if len(lead) else None
         fields["lead_interval"] = bootstrap_interval(np.mean, lead)
     return fields
-
-
-def _by_prompt(values: Floats, used: NDArray[np.bool_]) -> Floats:
-    found = np.full(len(used), np.nan)
-    found[used] = values
-    return found
-
-
-def _plain(value: Any) -> Any:
-    """As JSON holds it: lists for tuples, nothing for what is not defined, eight digits of what is."""
-    if isinstance(value, dict):
-        return {key: _plain(each) for key, each in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(each) for each in value]
-    if isinstance(value, float):
-        return float(f"{value:.8g}") if np.isfinite(value) else None
-    return value

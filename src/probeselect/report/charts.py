@@ -8,7 +8,7 @@ import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from probeselect.jobs.evaluate import BLIND
+from probeselect.core.paper_tables import BLIND, shown
 from probeselect.report.picture import Picture
 
 COLOURS = ("#2f6fb0", "#d1742b", "#3f8f4f", "#a24fa0", "#b8433f", "#7a7a2a")
@@ -165,7 +165,7 @@ def _calibration(axes: Axes, report: Report) -> None:
 
 
 def _strips(axes: Axes, report: Report) -> None:
-    scorer = next((name for name in scorers_of(report) if not name.startswith("preview:")), scorers_of(report)[0])
+    scorer = shown(scorers_of(report))
     for place, strip in enumerate(report["strips"]):
         label = "candidates" if place == 0 else None
         axes.plot([place] * len(strip["rewards"]), strip["rewards"], color=GREY, marker="o", markersize=3,

@@ -46,16 +46,16 @@ def _draw_cell(
         text = f"seed {candidate.seed}   {score.score:.3f} at {score.rung:.0%}"
         draw.text((left, top + height + 2), text, INK if went_on else FADED, _font(13))
         return
-    if not candidate.kept:
+    if candidate.image is None:
         if row == len(candidate.scores):
-            fate = "finished for the record" if candidate.recorded else f"stopped at step {candidate.completed_steps}"
-            draw.text((left, top + 2), fate, FADED, _font(13))
+            draw.text((left, top + 2), f"stopped at step {candidate.completed_steps}", FADED, _font(13))
         return
-    _paste(sheet, candidate.image, box, faded=False)
-    colour = CHOSEN if best else INK
-    draw.rectangle((left - 3, top - 3, left + width + 2, top + height + 2), outline=colour, width=3)
+    _paste(sheet, candidate.image, box, faded=not candidate.kept)
+    fate, colour = ("kept", CHOSEN if best else INK) if candidate.kept else ("finished, not kept", FADED)
+    if candidate.kept:
+        draw.rectangle((left - 3, top - 3, left + width + 2, top + height + 2), outline=colour, width=3)
     rewards = "  ".join(f"{name} {value:.3f}" for name, value in candidate.rewards.items())
-    draw.text((left, top + height + 4), "kept" + (f"   {rewards}" if rewards else ""), colour, _font(13))
+    draw.text((left, top + height + 4), fate + (f"   {rewards}" if rewards else ""), colour, _font(13))
 
 
 def _paste(sheet: Image.Image, picture: Image.Image | None, box: tuple[int, int, int, int], faded: bool) -> None:

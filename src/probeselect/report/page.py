@@ -7,7 +7,7 @@ from html import escape
 from importlib.resources import files
 from typing import Any
 
-from probeselect.jobs.evaluate import BLIND
+from probeselect.core.paper_tables import BLIND
 from probeselect.report.picture import Picture
 
 Report = Mapping[str, Any]

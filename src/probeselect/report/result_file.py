@@ -49,8 +49,7 @@ def _candidate_fields(candidate: CandidateResult, folder: str) -> dict[str, Any]
         ],
         "rewards": {name: _number(value) for name, value in candidate.rewards.items()},
     }
-    recorded = {"recorded": True} if candidate.recorded else {}
-    return fields | recorded | ({"reasons": candidate.reasons} if candidate.reasons else {})
+    return fields | ({"reasons": candidate.reasons} if candidate.reasons else {})
 
 
 def _number(value: float) -> float | None:

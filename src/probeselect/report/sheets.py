@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from probeselect.core.judged import Judged, Scorer
-from probeselect.core.paper_tables import CUT, chosen_places
+from probeselect.core.paper_tables import chosen_places, shown
+from probeselect.core.schedules import CUT
 from probeselect.data.dataset import Dataset
 from probeselect.data.gallery import Gallery
 from probeselect.data.table import Table
@@ -26,12 +27,13 @@ INK, FADED, GOOD, BAD, PAPER = (28, 30, 34), (120, 124, 130), (22, 138, 82), (18
 
 
 def sheets(dataset: Dataset, table: Table, judged: Judged) -> Iterator[Picture]:
-    """Every sheet that the dataset has pictures for; the scorer is the second one (the first probe), or else the first.
+    """Every sheet that the dataset has pictures for, of the scorer that `shown` names.
 
     table: the groups that `judged` was made of.
     """
     gallery = Gallery(dataset)
-    scorer = next((s for s in judged.scorers if not s.name.startswith(("preview:", "random"))), judged.scorers[0])
+    name = shown([each.name for each in judged.scorers])
+    scorer = next(each for each in judged.scorers if each.name == name)
     step = scorer.step_near(CUT, judged.total_steps)
     places = np.array(chosen_places(scorer.scores[step], judged.valid))
     rows = np.arange(len(places))
@@ -51,8 +53,8 @@ def sheets(dataset: Dataset, table: Table, judged: Judged) -> Iterator[Picture]:
         if sheet is not None:
             text = f"Prompts with {words} ({about}). Finished pictures by falling score; framed: chosen; bar: the best."
             yield of_image(name, title, text, sheet)
-    shown = [int(p) for p in np.linspace(0, len(places) - 1, min(SHOWN, len(places))).round()]
-    if (sheet := _previews(dataset, gallery, table, shown)) is not None:
+    some = [int(p) for p in np.linspace(0, len(places) - 1, min(SHOWN, len(places))).round()]
+    if (sheet := _previews(dataset, gallery, table, some)) is not None:
         text = "The decoded x0-prediction of one candidate a prompt at every rung; last, the finished picture."
         yield of_image("previews", "What the preview shows", text, sheet)
     yield of_image(
@@ -60,7 +62,7 @@ def sheets(dataset: Dataset, table: Table, judged: Judged) -> Iterator[Picture]:
         "What the denoiser knows, by block and step",
         "The first three principal components of the activations as red, green and blue; one basis a block, so colours "
         "can be compared along its row. Last, the finished picture.",
-        _activations(dataset, gallery, table, shown),
+        _activations(dataset, gallery, table, some),
     )
 
 

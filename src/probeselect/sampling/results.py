@@ -22,8 +22,7 @@ class CandidateResult:
     seed: int
     completed_steps: int = 0
     kept: bool = False
-    recorded: bool = False  # not kept, and yet finished: by a fair draw, for the data that `record` keeps
-    image: Any = None  # in the pipeline's output type; None for a stopped candidate
+    image: Any = None  # in the pipeline's output type; None for one that was stopped
     scores: list[RungScore] = field(default_factory=list)
     rewards: dict[str, float] = field(default_factory=dict)
     reasons: dict[str, list[str]] = field(default_factory=dict)

@@ -7,7 +7,6 @@ candidates, a `Scorer` scores them, a `Policy` decides.
 import functools
 import time
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -18,7 +17,7 @@ from probeselect.backbones.taps import X0, Tap
 from probeselect.core.candidates import Candidate, candidates_of
 from probeselect.core.diversity import check_diversity, spread_out
 from probeselect.core.errors import UsageError
-from probeselect.core.policies import AdaptivePlan, FixedPlan, KeepAll, Policy, load_plan, load_policy
+from probeselect.core.policies import AdaptivePlan, Plan, Policy, best_first, check_schedule
 from probeselect.core.rungs import validate_rungs
 from probeselect.evaluators.base import Evaluator, check_prompts, judge
 from probeselect.sampling.adaptive import AdaptiveRun, check_adaptive
@@ -76,7 +75,8 @@ class SelectiveSampler:
         Args:
             prompt: one prompt, or a list of them (then the result is a list, and waves mix prompts).
             n: candidates of each prompt (default: the plan's, as many as `seeds`, or 5).
-            k: how many of them to finish (default: the plan's, or 1).
+            k: how many of them to keep (default: the plan's, or 1). A plan may finish more: the first of
+                `evaluators`, or without one the score, then says which k are the best.
             rungs: where candidates are scored, as fractions of the steps.
             policy: "topk", "halving", "all", a plan.json file, or a Policy.
             diversity: from 0 to 1, how much those who are kept should differ in their activations rather than score
@@ -121,6 +121,7 @@ class SelectiveSampler:
         for index, stage in enumerate(stages):
             if stage.rung == 1:
                 _finish(stage, order, records, evaluators)
+                order = _kept(order, k if isinstance(decide, Plan) else len(order), records, evaluators)
                 if record:
                     record.write(candidates, dict(zip(stage.candidates, stage.pictures or (), strict=True)))
                 continue
@@ -202,27 +203,6 @@ class SelectiveSampler:
         return Result(mine[0].prompt, mine, kept, cost, decisions)
 
 
-def check_schedule(
-    n: int | None, k: int | None, rungs: Sequence[float], policy: str | Policy
-) -> tuple[int, int, tuple[float, ...], Policy]:
-    """n, k, rungs and policy of a call, checked against each other. Raises UsageError; needs no model."""
-    if policy not in ("topk", "halving", "all") and isinstance(policy, str):
-        policy = load_plan(Path(policy))
-    if isinstance(policy, FixedPlan | AdaptivePlan):
-        n, k, rungs = n or policy.n, k or policy.k, policy.rungs
-        if (n, k) != (policy.n, policy.k):
-            raise UsageError(f"n = {n}, k = {k}: the plan is made for n = {policy.n}, k = {policy.k}")
-    n, k = (5 if n is None else n), (1 if k is None else k)
-    if n < 1:
-        raise UsageError(f"n = {n}: at least 1 candidate per prompt is needed")
-    if not 1 <= k <= n:
-        raise UsageError(f"k = {k}: must be from 1 to n = {n}")
-    decide = load_policy(policy, k, len(rungs)) if isinstance(policy, str) else policy
-    if isinstance(decide, KeepAll) and not rungs:
-        return n, k, (), decide
-    return n, k, validate_rungs(rungs), decide
-
-
 def _note_scores(
     stage: Stage, scores: Tensor, running: set[Candidate], records: dict[Candidate, CandidateResult], previews: bool
 ) -> None:
@@ -265,21 +245,40 @@ def _decide(
 
 def _finish(
     stage: Stage,
-    kept: Sequence[Candidate],
+    chosen: Sequence[Candidate],
     records: dict[Candidate, CandidateResult],
     evaluators: Sequence[Evaluator],
 ) -> None:
-    everything, chosen = dict(zip(stage.candidates, stage.pictures or [], strict=True)), set(kept)
-    for candidate in everything:
-        records[candidate].completed_steps, records[candidate].recorded = stage.completed_steps, candidate not in chosen
-    pictures, prompts = [everything[c] for c in kept], [c.prompt for c in kept]
-    for candidate, picture in zip(kept, pictures, strict=True):
-        records[candidate].image, records[candidate].kept = picture, True
+    """Note the pictures of all who were finished, and what the evaluators say of those who were chosen."""
+    for candidate, picture in zip(stage.candidates, stage.pictures or [], strict=True):
+        records[candidate].image, records[candidate].completed_steps = picture, stage.completed_steps
+    pictures, prompts = [records[c].image for c in chosen], [c.prompt for c in chosen]
     for evaluator in evaluators:
         features, rewards = judge(evaluator, pictures, prompts)
         tell = getattr(evaluator, "reasons", None)
         reasons = tell(features, prompts) if tell else [[] for _ in prompts]
-        for candidate, reward, why in zip(kept, rewards.tolist(), reasons, strict=True):
+        for candidate, reward, why in zip(chosen, rewards.tolist(), reasons, strict=True):
             records[candidate].rewards[evaluator.name] = reward
             if why:
                 records[candidate].reasons[evaluator.name] = why
+
+
+def _kept(
+    chosen: Sequence[Candidate],
+    most: int,
+    records: dict[Candidate, CandidateResult],
+    evaluators: Sequence[Evaluator],
+) -> list[Candidate]:
+    """At most so many of each prompt, best first; where more were finished, the first evaluator says which are best."""
+    by_prompt: dict[int, list[Candidate]] = {}
+    for candidate in chosen:
+        by_prompt.setdefault(candidate.group, []).append(candidate)
+    kept = []
+    for mine in by_prompt.values():
+        if len(mine) > most and evaluators:
+            rewards = torch.tensor([records[c].rewards[evaluators[0].name] for c in mine])
+            mine = [mine[i] for i in best_first(rewards)]
+        kept += mine[:most]
+    for candidate in kept:
+        records[candidate].kept = True
+    return kept

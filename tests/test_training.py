@@ -246,7 +246,7 @@ def test_a_trained_probe_scores_a_rollout_as_it_scores_the_shards(backbone, tmp_
     live = torch.tensor([candidate.scores[0].score for candidate in result.candidates])
     stored = predict_table(probe, table, 0.4, "redness", None)[0]
     assert live.std() > 0.01 and torch.allclose(live, stored, atol=0.02 * float(live.std()))
-    with pytest.raises(UsageError, match="trained for"):
+    with pytest.raises(UsageError, match=r"from 0\.2 to 0\.4, not for 0\.6"):
         sampler("a", n=3, k=1, rungs=[0.6], **ARGUMENTS)
 
 

@@ -26,8 +26,9 @@ from probeselect.core.adaptive import (
 )
 from probeselect.core.errors import UsageError
 from probeselect.core.expecting import Expectation, expectation_of
+from probeselect.core.plan_file import load_plan
 from probeselect.core.planning import Draws, Space, earned, search
-from probeselect.core.policies import AdaptivePlan, FixedPlan, load_plan
+from probeselect.core.plans import AdaptivePlan, FixedPlan
 from probeselect.core.schedules import rows_of
 from probeselect.sampling.select import SelectiveSampler
 

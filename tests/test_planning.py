@@ -14,8 +14,9 @@ from tiny import tiny_sd
 from probeselect.backbones.loading import load_backbone
 from probeselect.core.judged import Judged, Scorer
 from probeselect.core.metrics import expected_best_of
+from probeselect.core.plan_file import load_policy
 from probeselect.core.planning import Draws, Space, earned, most_candidates, search, search_at_random
-from probeselect.core.policies import AdaptivePlan, FixedPlan, load_policy
+from probeselect.core.plans import AdaptivePlan, FixedPlan
 from probeselect.core.schedules import best_of_rows, replay, rows_of, scored_of
 from probeselect.jobs.plan import Planner, halves, plan_for
 

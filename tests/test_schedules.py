@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from probeselect.core.metrics import expected_best_of
-from probeselect.core.policies import FixedPlan
+from probeselect.core.plans import FixedPlan
 from probeselect.core.schedules import replay, rows_of
 
 PLANS = [

@@ -52,19 +52,28 @@ def generate(
     ] = None,
     record_share: Annotated[float, typer.Option(help="of the stopped, how many are finished for the record")] = 0.1,
     record_limit: Annotated[float, typer.Option(help="GB; a fuller dataset is left as it is")] = 10.0,
+    until: Annotated[
+        float | None, typer.Option(help="reward that is good enough: more candidates of a prompt until it is reached")
+    ] = None,
+    waves: Annotated[int | None, typer.Option(help="with --until: n candidates at most so often; default: 4")] = None,
+    confidence: Annotated[
+        float | None, typer.Option(help="with --until and an adaptive plan: stop when that is so likely, 0 to 1")
+    ] = None,
     out: Annotated[Path, typer.Option(help="folder for result.json and the pictures")] = Path("probeselect-out"),
     as_json: Json = False,
 ) -> None:
     """Generate n candidates of each prompt, stop the weak ones early, finish the best k."""
     from probeselect.core.diversity import check_diversity
-    from probeselect.core.policies import check_schedule
-    from probeselect.sampling.adaptive import check_adaptive
+    from probeselect.core.plan_file import check_schedule
+    from probeselect.sampling.adaptive import check_adaptive, other_scorer
+    from probeselect.sampling.anytime import check_target
     from probeselect.sampling.select import SelectiveSampler
 
     arguments = pipeline_arguments(model, steps, guidance, height, width, negative_prompt)
     n, k, rung_values, decide = check_schedule(n, k, fractions(rungs), policy)
     check_diversity(diversity)
     check_adaptive(decide, diversity, record is not None)
+    check_target(until, confidence, waves, decide, evaluate.split(",") if evaluate else [])
     candidates_of(prompts, n, seed=seed)
     check_apart(rung_values, steps)
     evaluators = evaluators_named(evaluate)
@@ -84,6 +93,8 @@ def generate(
         print(f"probeselect: {line}", file=sys.stderr)
     judges = [load(device=backbone.pipe.device) for load in evaluators]
     sampler = SelectiveSampler(backbone, scorer, batch_size=batch_size)
+    if note := other_scorer(decide, sampler.scorer.name):
+        print(f"probeselect: {policy}: {note}", file=sys.stderr)
     recorder = None
     if record is not None:
         from probeselect.sampling.collecting import CollectSettings
@@ -104,6 +115,9 @@ def generate(
             evaluators=judges,
             previews=True,
             record=recorder,
+            until=until,
+            confidence=confidence,
+            waves=waves,
             progress=progress,
             **arguments,
         )
@@ -134,8 +148,23 @@ def print_result(result: Any) -> None:
         for name, reasons in candidate.reasons.items():
             print(f"              {name}: {'; '.join(reasons)}")
     for made in result.decisions:
-        seeds, gain = made["seeds"], made["expected_gain"]
-        more = "" if gain is None else f", another wave would gain {gain:.4f}, {made['least_gain']:.4f} is the least"
-        print(f"  wave {made['wave']}, seeds {seeds[0]} to {seeds[-1]}: best {made['best']}{more}: {made['decision']}")
+        seeds = made["seeds"]
+        print(f"  wave {made['wave']}, seeds {seeds[0]} to {seeds[-1]}: {_why(made)}: {made['decision']}")
     cost = result.cost
     print(f"  {cost.denoiser_rows} of {cost.denoiser_rows_all} denoiser rows ({cost.ratio:.2f}), {cost.seconds:.2f} s")
+
+
+def _why(made: dict[str, Any]) -> str:
+    """What a decision was made by."""
+    if "until" in made:
+        return f"reward {_figure(made['reward'])}, {made['until']:g} is good enough"
+    best = f"best score {_figure(made['best'])}"
+    if "chance" in made:
+        return f"{best}, good enough by a chance of {made['chance']:.0%}, {made['confidence']:.0%} is asked for"
+    if made["expected_gain"] is None:
+        return best
+    return f"{best}, another wave would gain {made['expected_gain']:.4f}, {made['least_gain']:.4f} is the least"
+
+
+def _figure(value: float | None) -> str:
+    return "none" if value is None else f"{value:.3f}"

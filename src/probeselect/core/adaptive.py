@@ -12,10 +12,11 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from probeselect.core.chances import chances_of
 from probeselect.core.expecting import Expectation, expectation_of
 from probeselect.core.metrics import Floats
 from probeselect.core.planning import Draws, MakeDraws, Space, best_of, thinned
-from probeselect.core.policies import AdaptivePlan, FixedPlan
+from probeselect.core.plans import AdaptivePlan, FixedPlan
 from probeselect.core.schedules import rows_of, scored_of
 
 WAVES_OF = (1, 2, 3, 4, 6, 8)  # candidates
@@ -146,7 +147,9 @@ def search_adaptive(space: Space, make: MakeDraws) -> FoundAdaptive:
     possible = [shape for shape in screened + with_more if _waves(shape, space)]
     short = by_worth(by_worth(possible, few)[: SHORT_LISTS[1]], some)[: SHORT_LISTS[2]]
     best = max((_fitted(shape, space, many) for shape in short), key=lambda found: found.planned)
-    return replace(best, tried=len(shapes) + len(with_more))
+    paths = paths_of(shape_of(best.plan), many, best.plan.waves)
+    plan = replace(best.plan, chances=chances_of(paths.champions.ravel(), paths.worth.ravel()))
+    return replace(best, plan=plan, tried=len(shapes) + len(with_more))
 
 
 def _fitted(shape: Shape, space: Space, draws: Draws) -> FoundAdaptive:

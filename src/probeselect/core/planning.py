@@ -15,7 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from probeselect.core.errors import UsageError
 from probeselect.core.metrics import Floats, Mask
-from probeselect.core.policies import FixedPlan
+from probeselect.core.plans import FixedPlan
 from probeselect.core.schedules import rows_of, scored_of
 
 RUNGS = 3

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from probeselect.core.metrics import Floats, best_of_by_prompt
-from probeselect.core.policies import FixedPlan
+from probeselect.core.plans import FixedPlan
 
 DRAWS = 256  # of n candidates, for every prompt
 CANDIDATES, CUT = 5, 0.2  # of the paper's single cut, and its rung

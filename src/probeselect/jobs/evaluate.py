@@ -27,7 +27,7 @@ from probeselect.core.metrics import (
 )
 from probeselect.core.paper_tables import BLIND, by_evaluator, kept_by, pooled_of_a_constant, strips
 from probeselect.core.plain import plain
-from probeselect.core.policies import FixedPlan
+from probeselect.core.plans import FixedPlan
 from probeselect.core.rungs import completed_steps
 from probeselect.core.schedules import CANDIDATES, CUT, PSP, best_of_rows, in_words, replay, rows_of, scored_of
 from probeselect.core.timing import Timing

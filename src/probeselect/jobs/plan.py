@@ -17,7 +17,7 @@ from probeselect.core.judged import Judged, Scorer
 from probeselect.core.metrics import Floats, bootstrap_interval
 from probeselect.core.plain import plain
 from probeselect.core.planning import Draws, MakeDraws, Space, most_candidates, search, search_at_random
-from probeselect.core.policies import AdaptivePlan, FixedPlan
+from probeselect.core.plans import AdaptivePlan, FixedPlan
 from probeselect.core.rungs import completed_steps
 from probeselect.core.schedules import CANDIDATES, CUT, PSP, best_of_rows, in_words, replay, rows_of, scored_of
 
@@ -140,7 +140,7 @@ def plan_for(planner: Planner, budget: float, adaptive: bool = False) -> dict[st
     made = planner.adaptive(plan) if isinstance(plan, AdaptivePlan) else planner.fixed(plan)
     own: dict[str, Any] = {}
     if isinstance(plan, AdaptivePlan):
-        told = {"least_gain": plan.least_gain, "expectation": asdict(plan.expectation)}
+        told = {"least_gain": plan.least_gain, "expectation": asdict(plan.expectation), "chances": vars(plan.chances)}
         own = {"kind": "adaptive", "wave": plan.wave, "finish": plan.finish, **told}
     fields = {
         "format": 1,

@@ -6,6 +6,7 @@ open it together, and those who finish do so together at the end.
 
 import math
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,8 +15,10 @@ from torch import Tensor
 from probeselect.backbones.loading import Backbone
 from probeselect.backbones.taps import Tap
 from probeselect.core.candidates import Candidate
+from probeselect.core.chances import Target
 from probeselect.core.errors import UsageError
-from probeselect.core.policies import AdaptivePlan, Policy
+from probeselect.core.plans import AdaptivePlan
+from probeselect.core.policies import Policy
 from probeselect.sampling.rollout import Stage, Tally, Waves
 
 
@@ -26,16 +29,30 @@ def check_adaptive(policy: Policy, diversity: float, record: bool) -> None:
         raise UsageError(f"{asked}: is for plans that start all candidates together, not for an adaptive one")
 
 
+def other_scorer(policy: Policy, scorer: str) -> str | None:
+    """A note where an adaptive plan was made with the scores of another scorer, as far as names can tell."""
+    if not isinstance(policy, AdaptivePlan) or not policy.scorer:
+        return None
+    kind, _, place = scorer.rpartition(":")
+    name = f"{kind}:{Path(place).name}" if kind else Path(place).name
+    if name == policy.scorer:
+        return None
+    return f"made with the scores of {policy.scorer}; its numbers may not be those of {name}"
+
+
 class AdaptiveRun:
     """One call of SelectiveSampler by an adaptive plan.
 
     candidates: of every prompt the most that may be opened, in the order of opening.
+    target: what is good enough, with a confidence. With one a prompt stops when that is likely enough, else when
+        another wave does not pay.
     `decisions` holds, by prompt, an entry a wave: the seeds that were opened, the best score so far, what another wave
-    was expected to gain (None where that cannot be said), the least that it should, and what was decided.
+    was expected to gain (None where that cannot be said) and the least that it should, or with a target the chance of
+    it and the confidence that is asked for, and what was decided.
     """
 
-    def __init__(self, plan: AdaptivePlan, candidates: Sequence[Candidate]) -> None:
-        self.plan = plan
+    def __init__(self, plan: AdaptivePlan, candidates: Sequence[Candidate], target: Target | None = None) -> None:
+        self.plan, self.target = plan, target
         self.members: dict[int, list[Candidate]] = {}
         for candidate in candidates:
             self.members.setdefault(candidate.group, []).append(candidate)
@@ -73,10 +90,14 @@ class AdaptiveRun:
             self.wave += 1
         yield waves.to_end(self.order())
 
-    def decide(self, stage: Stage, scores: Tensor) -> list[Candidate]:
+    def scored(self, stage: Stage) -> set[Candidate]:
+        """Those whose scores count: all of the wave."""
+        return set(stage.candidates)
+
+    def decide(self, stage: Stage, scores: Tensor) -> None:
         """Ask the plan prompt by prompt: who goes on and, after the last rung, whether another wave is opened.
 
-        scores: [N], of the stage's candidates. Returns all who wait to be finished, best first in each prompt.
+        scores: [N], of the stage's candidates.
         """
         going_on: list[int] = []
         last = self.rung_index == len(self.plan.steps) - 1
@@ -88,7 +109,6 @@ class AdaptiveRun:
                 self._wait(group, [(scores[i].item(), stage.candidates[i]) for i in chosen])
                 self._decide_on(group)
         stage.keep(going_on)
-        return self.order()
 
     def order(self) -> list[Candidate]:
         """Who would be finished now, prompt by prompt, best first."""
@@ -106,17 +126,25 @@ class AdaptiveRun:
 
     def _decide_on(self, group: int) -> None:
         scores = [score for score, _ in self.waiting[group]]
-        gain = self.plan.gain(self.champions[group], scores)
+        told, enough = self._enough(group, scores)
         last = self.wave == self.plan.waves - 1
-        if finish := last or gain <= self.plan.least_gain:
+        if finish := last or enough:
             self.opening.remove(group)
         self.decisions[group].append(
             {
                 "wave": self.wave + 1,
                 "seeds": [candidate.seed for candidate in self._opened(group)],
                 "best": round(scores[0], 6) if math.isfinite(scores[0]) else None,
-                "expected_gain": round(gain, 6) if math.isfinite(gain) else None,
-                "least_gain": round(self.plan.least_gain, 6),
+                **told,
                 "decision": ("finish, no more waves" if last else "finish") if finish else "open another wave",
             }
         )
+
+    def _enough(self, group: int, scores: list[float]) -> tuple[dict[str, float | None], bool]:
+        """What speaks for another wave or against it, and whether to stop."""
+        if self.target is None or self.target.confidence is None:
+            gain, least = self.plan.gain(self.champions[group], scores), self.plan.least_gain
+            expected = round(gain, 6) if math.isfinite(gain) else None
+            return {"expected_gain": expected, "least_gain": round(least, 6)}, gain <= least
+        chance, confidence = self.plan.chance(scores, self.target.reward), self.target.confidence
+        return {"chance": round(chance, 6), "confidence": confidence}, chance >= confidence

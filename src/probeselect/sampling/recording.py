@@ -101,6 +101,7 @@ class Recorder:
                 self.dataset, index = append(self.dataset, self._content(mine, pictures))
                 self.known.add(_id_of(mine))
                 self.shards.append(index)
+        self.maps.clear()
 
     def _content(self, group: Sequence[Candidate], pictures: Mapping[Candidate, Any]) -> Content:
         shape = (1, len(group))

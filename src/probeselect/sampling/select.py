@@ -6,21 +6,26 @@ candidates, a `Scorer` scores them, a `Policy` decides.
 
 import functools
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from probeselect.backbones.loading import Backbone, load_backbone
 from probeselect.backbones.taps import X0, Tap
 from probeselect.core.candidates import Candidate, candidates_of
-from probeselect.core.diversity import check_diversity, spread_out
+from probeselect.core.chances import Target
+from probeselect.core.diversity import check_diversity
 from probeselect.core.errors import UsageError
-from probeselect.core.policies import AdaptivePlan, Plan, Policy, best_first, check_schedule
+from probeselect.core.plan_file import check_schedule
+from probeselect.core.plans import AdaptivePlan, Plan
+from probeselect.core.policies import Policy
 from probeselect.core.rungs import validate_rungs
-from probeselect.evaluators.base import Evaluator, check_prompts, judge
+from probeselect.evaluators.base import Evaluator, check_prompts
 from probeselect.sampling.adaptive import AdaptiveRun, check_adaptive
+from probeselect.sampling.anytime import WAVES, check_target, run_until
+from probeselect.sampling.finishing import finish, keep
+from probeselect.sampling.fixed import FixedRun
 from probeselect.sampling.recording import Recorder
 from probeselect.sampling.results import CandidateResult, Cost, Result, RungScore
 from probeselect.sampling.rollout import Stage, Tally, rollout
@@ -67,6 +72,9 @@ class SelectiveSampler:
         evaluators: Sequence[Evaluator] = (),
         previews: bool = False,
         record: Recorder | None = None,
+        until: float | None = None,
+        confidence: float | None = None,
+        waves: int | None = None,
         progress: Callable[[int, int], None] = lambda done, planned: None,
         **arguments: Any,
     ) -> Any:
@@ -85,6 +93,11 @@ class SelectiveSampler:
             evaluators: judge the finished pictures (`rewards`, `reasons`).
             previews: keep the decoded x0-prediction of every candidate at every rung.
             record: keeps activations and pictures as training data, and finishes a share of the stopped for it.
+            until: a reward, in units of the first evaluator, that is good enough. A prompt whose k kept pictures do
+                not all reach it gets n candidates more, with the next seeds, and so on.
+            waves: how often at most a prompt gets n candidates (default: 4).
+            confidence: with an adaptive plan, do not judge pictures until one is good enough, but stop as soon as the
+                scores make `until` so likely (between 0 and 1), by the chances that the plan has learnt.
             arguments: everything else goes to the pipeline untouched.
 
         Returns:
@@ -93,23 +106,61 @@ class SelectiveSampler:
         Raises:
             UsageError: for arguments that cannot be; before any work is done.
         """
-        began = time.perf_counter()
         n, k, rungs, decide = check_schedule(len(seeds) if n is None and seeds is not None else n, k, rungs, policy)
         check_diversity(diversity)
         check_adaptive(decide, diversity, record is not None)
+        target = check_target(until, confidence, waves, decide, evaluators)
+        if target and seeds is not None:
+            raise UsageError("seeds: are for one wave; with until give seed, the first of them")
+        run = functools.partial(
+            self._run, policy=decide, k=k, rungs=rungs, target=target, diversity=diversity, evaluators=evaluators,
+            previews=previews, record=record, arguments=arguments,
+        )  # fmt: skip
         candidates = candidates_of(prompt, n, seeds, seed)
-        prompts = list(dict.fromkeys(c.prompt for c in candidates))
+        prompts = [c.prompt for c in candidates[::n]]
         for one in (self.scorer, *evaluators):
-            check_prompts(one, prompts)
+            check_prompts(one, list(dict.fromkeys(prompts)))
         getattr(self.scorer, "check_rungs", lambda _: None)(rungs)
+        if target is None or confidence is not None:
+            results = run(candidates, progress=progress)
+        else:
+
+            def once(prompts: list[str], seeds: list[int], before: int) -> list[Result]:
+                count = lambda done, planned: progress(before + done, before + planned)  # noqa: E731
+                return run(candidates_of(prompts, None, seeds), progress=count)
+
+            results = run_until(once, prompts, n, k, seed, waves or WAVES, target.reward, evaluators[0])
+        return results[0] if isinstance(prompt, str) else results
+
+    def _run(
+        self,
+        candidates: Sequence[Candidate],
+        *,
+        policy: Policy,
+        k: int,
+        rungs: Sequence[float],
+        target: Target | None,
+        diversity: float,
+        evaluators: Sequence[Evaluator],
+        previews: bool,
+        record: Recorder | None,
+        progress: Callable[[int, int], None],
+        arguments: Mapping[str, Any],
+    ) -> list[Result]:
+        """Candidates of every prompt to their end, stopped or finished: a result a prompt."""
+        began = time.perf_counter()
         records = {c: CandidateResult(c.prompt, c.seed) for c in candidates}
-        drawn = record.finishes(candidates) if record else set()
         taps = dict.fromkeys([*self.scorer.taps, *(record.taps if record else ()), *((X0,) if diversity else ())])
         tally, seconds_scoring = Tally(), 0.0
-        adaptive = AdaptiveRun(decide, candidates) if isinstance(decide, AdaptivePlan) else None
-        stages = (adaptive.stages if adaptive else functools.partial(rollout, candidates=candidates))(
+        run: AdaptiveRun | FixedRun
+        if isinstance(policy, AdaptivePlan):
+            run = AdaptiveRun(policy, candidates, target)
+        else:
+            drawn = record.finishes(candidates) if record else ()
+            run = FixedRun(policy, candidates, len(rungs), drawn, diversity)
+        stages = run.stages(
             self.backbone,
-            rungs=rungs,
+            rungs,
             taps=tuple(taps),
             previews=previews or self.scorer.previews,
             batch_size=self.batch_size,
@@ -117,11 +168,11 @@ class SelectiveSampler:
             progress=progress,
             **arguments,
         )
-        order = list(candidates)
-        for index, stage in enumerate(stages):
+        kept: list[Candidate] = []
+        for stage in stages:
             if stage.rung == 1:
-                _finish(stage, order, records, evaluators)
-                order = _kept(order, k if isinstance(decide, Plan) else len(order), records, evaluators)
+                finish(stage, run.order(), records, evaluators)
+                kept = keep(run.order(), k if isinstance(policy, Plan) else None, records, evaluators)
                 if record:
                     record.write(candidates, dict(zip(stage.candidates, stage.pictures or (), strict=True)))
                 continue
@@ -130,27 +181,25 @@ class SelectiveSampler:
             scoring_began = time.perf_counter()
             scores = self.scorer(stage).detach().float().cpu()
             seconds_scoring += time.perf_counter() - scoring_began
-            _note_scores(stage, scores, set(stage.candidates if adaptive else order), records, previews)
-            if adaptive:
-                order = adaptive.decide(stage, scores)
-                continue
-            spread = diversity if index == len(rungs) - 1 else 0.0
-            order = _decide(stage, scores, set(order), drawn, decide, index, spread)
-        seconds = time.perf_counter() - began
-        results = [
-            self._result(
-                group,
-                [c for c in candidates if c.group == group and records[c].completed_steps],
-                order,
-                records,
-                tally,
-                seconds,
-                seconds_scoring,
-                adaptive.decisions[group] if adaptive else [],
+            _note_scores(stage, scores, run.scored(stage), records, previews)
+            run.decide(stage, scores)
+        opened = [c for c in candidates if records[c].completed_steps]
+        seconds, steps = time.perf_counter() - began, sum(records[c].completed_steps for c in opened)
+        results = []
+        for group in dict.fromkeys(c.group for c in candidates):
+            mine = [records[c] for c in opened if c.group == group]
+            rows = sum(record.completed_steps for record in mine)
+            cost = Cost(
+                denoiser_rows=rows,
+                denoiser_rows_all=len(mine) * tally.total_steps,
+                seconds=seconds * rows / max(steps, 1),
+                seconds_scoring=seconds_scoring * rows / max(steps, 1),
+                largest_wave=tally.largest_wave,
+                wave_halvings=tally.wave_halvings,
             )
-            for group in range(candidates[-1].group + 1)
-        ]
-        return results[0] if isinstance(prompt, str) else results
+            chosen = [records[c] for c in kept if c.group == group]
+            results.append(Result(mine[0].prompt, mine, chosen, cost, run.decisions.get(group, [])))
+        return results
 
     def features(
         self,
@@ -176,32 +225,6 @@ class SelectiveSampler:
         )
         return next(iter(stages)).maps[taps[0].name]
 
-    def _result(
-        self,
-        group: int,
-        candidates: list[Candidate],
-        order: list[Candidate],
-        records: dict[Candidate, CandidateResult],
-        tally: Tally,
-        seconds: float,
-        seconds_scoring: float,
-        decisions: list[dict[str, Any]],
-    ) -> Result:
-        mine = [records[c] for c in candidates]
-        kept = [records[c] for c in order if c.group == group]
-        share = sum(record.completed_steps for record in mine) / max(
-            sum(r.completed_steps for r in records.values()), 1
-        )
-        cost = Cost(
-            denoiser_rows=sum(record.completed_steps for record in mine),
-            denoiser_rows_all=len(mine) * tally.total_steps,
-            seconds=seconds * share,
-            seconds_scoring=seconds_scoring * share,
-            largest_wave=tally.largest_wave,
-            wave_halvings=tally.wave_halvings,
-        )
-        return Result(mine[0].prompt, mine, kept, cost, decisions)
-
 
 def _note_scores(
     stage: Stage, scores: Tensor, running: set[Candidate], records: dict[Candidate, CandidateResult], previews: bool
@@ -212,73 +235,3 @@ def _note_scores(
         if candidate in running:
             picture = stage.pictures[i] if previews and stage.pictures else None
             record.scores.append(RungScore(stage.rung, stage.completed_steps, scores[i].item(), picture))
-
-
-def _decide(
-    stage: Stage,
-    scores: Tensor,
-    running: set[Candidate],
-    drawn: set[Candidate],
-    policy: Policy,
-    index: int,
-    diversity: float,
-) -> list[Candidate]:
-    """Ask the policy prompt by prompt about those who run (with diversity: how many are to go on).
-
-    Returns who goes on, best first in each prompt; `drawn` go on whatever becomes of them.
-    """
-    positions: dict[int, list[int]] = {}
-    for i, candidate in enumerate(stage.candidates):
-        if candidate in running:
-            positions.setdefault(candidate.group, []).append(i)
-    going_on = []
-    for members in positions.values():
-        mine = torch.tensor(members)
-        chosen = policy(scores[mine], index)
-        if diversity:
-            maps = [tap[mine.to(tap.device)] for tap in stage.maps.values()]
-            chosen = spread_out(scores[mine], maps, len(chosen), diversity)
-        going_on += [members[i] for i in chosen]
-    stage.keep([*going_on, *(i for i, candidate in enumerate(stage.candidates) if candidate in drawn)])
-    return [stage.candidates[i] for i in going_on]
-
-
-def _finish(
-    stage: Stage,
-    chosen: Sequence[Candidate],
-    records: dict[Candidate, CandidateResult],
-    evaluators: Sequence[Evaluator],
-) -> None:
-    """Note the pictures of all who were finished, and what the evaluators say of those who were chosen."""
-    for candidate, picture in zip(stage.candidates, stage.pictures or [], strict=True):
-        records[candidate].image, records[candidate].completed_steps = picture, stage.completed_steps
-    pictures, prompts = [records[c].image for c in chosen], [c.prompt for c in chosen]
-    for evaluator in evaluators:
-        features, rewards = judge(evaluator, pictures, prompts)
-        tell = getattr(evaluator, "reasons", None)
-        reasons = tell(features, prompts) if tell else [[] for _ in prompts]
-        for candidate, reward, why in zip(chosen, rewards.tolist(), reasons, strict=True):
-            records[candidate].rewards[evaluator.name] = reward
-            if why:
-                records[candidate].reasons[evaluator.name] = why
-
-
-def _kept(
-    chosen: Sequence[Candidate],
-    most: int,
-    records: dict[Candidate, CandidateResult],
-    evaluators: Sequence[Evaluator],
-) -> list[Candidate]:
-    """At most so many of each prompt, best first; where more were finished, the first evaluator says which are best."""
-    by_prompt: dict[int, list[Candidate]] = {}
-    for candidate in chosen:
-        by_prompt.setdefault(candidate.group, []).append(candidate)
-    kept = []
-    for mine in by_prompt.values():
-        if len(mine) > most and evaluators:
-            rewards = torch.tensor([records[c].rewards[evaluators[0].name] for c in mine])
-            mine = [mine[i] for i in best_first(rewards)]
-        kept += mine[:most]
-    for candidate in kept:
-        records[candidate].kept = True
-    return kept

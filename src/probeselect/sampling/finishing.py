@@ -1,0 +1,54 @@
+"""The end of a call: pictures of those who were finished, what evaluators say of them, and which are kept."""
+
+from collections.abc import Mapping, Sequence
+
+import torch
+
+from probeselect.core.candidates import Candidate
+from probeselect.core.policies import best_first
+from probeselect.evaluators.base import Evaluator, judge
+from probeselect.sampling.results import CandidateResult
+from probeselect.sampling.rollout import Stage
+
+Records = Mapping[Candidate, CandidateResult]
+
+
+def finish(stage: Stage, chosen: Sequence[Candidate], records: Records, evaluators: Sequence[Evaluator]) -> None:
+    """Note the pictures of all who were finished, and what the evaluators say of those who were chosen."""
+    for candidate, picture in zip(stage.candidates, stage.pictures or [], strict=True):
+        records[candidate].image, records[candidate].completed_steps = picture, stage.completed_steps
+    pictures, prompts = [records[c].image for c in chosen], [c.prompt for c in chosen]
+    for evaluator in evaluators:
+        features, rewards = judge(evaluator, pictures, prompts)
+        tell = getattr(evaluator, "reasons", None)
+        reasons = tell(features, prompts) if tell else [[] for _ in prompts]
+        for candidate, reward, why in zip(chosen, rewards.tolist(), reasons, strict=True):
+            records[candidate].rewards[evaluator.name] = reward
+            if why:
+                records[candidate].reasons[evaluator.name] = why
+
+
+def keep(
+    chosen: Sequence[Candidate], most: int | None, records: Records, evaluators: Sequence[Evaluator]
+) -> list[Candidate]:
+    """At most so many of each prompt (None: all), best first. Where more were finished, the first evaluator says which
+    are best, and without one the order of `chosen` does."""
+    by_prompt: dict[int, list[Candidate]] = {}
+    for candidate in chosen:
+        by_prompt.setdefault(candidate.group, []).append(candidate)
+    kept = []
+    for mine in by_prompt.values():
+        if most is not None and len(mine) > most:
+            mine = _best([records[c].rewards for c in mine], mine, evaluators)[:most]
+        kept += mine
+    for candidate in kept:
+        records[candidate].kept = True
+    return kept
+
+
+def _best(
+    rewards: Sequence[Mapping[str, float]], candidates: list[Candidate], evaluators: Sequence[Evaluator]
+) -> list[Candidate]:
+    if not evaluators:
+        return candidates
+    return [candidates[i] for i in best_first(torch.tensor([each[evaluators[0].name] for each in rewards]))]

@@ -12,12 +12,14 @@ from test_cli import run
 from tiny import tiny_sd
 
 from probeselect.backbones.loading import load_backbone
+from probeselect.core.errors import UsageError
 from probeselect.core.judged import Judged, Scorer
 from probeselect.core.metrics import expected_best_of
 from probeselect.core.plan_file import load_policy
 from probeselect.core.planning import Draws, Space, earned, most_candidates, search, search_at_random
 from probeselect.core.plans import AdaptivePlan, FixedPlan
 from probeselect.core.schedules import best_of_rows, replay, rows_of, scored_of
+from probeselect.core.timing import Timing
 from probeselect.jobs.plan import Planner, halves, plan_for
 
 
@@ -189,6 +191,35 @@ def test_plan_writes_what_generate_reads(kind, tmp_path, capsys):
     first = out.read_bytes()
     run("plan", table_file(tmp_path / "t.npz"), *options, capsys=capsys)
     assert out.read_bytes() == first
+
+
+def result_file(path, scorer="probes/mine", rows=100, seconds=6.0, scoring=1.0):
+    """A run of generate: 20 scores, and so many seconds of which so many for scoring."""
+    cost = {"denoiser_rows": rows, "seconds": seconds, "seconds_scoring": scoring}
+    path.write_text(json.dumps({"scorer": scorer, "cost": cost, "candidates": [{"scores": [0.5] * 4}] * 5}))
+    return str(path)
+
+
+def test_scoring_is_paid_for_as_it_was_timed(tmp_path, capsys):
+    """A row takes 50 ms and a score 50 ms, so a score is worth a row."""
+    given = ("plan", table_file(tmp_path / "t.npz"), "--budget", "25", "--out", str(tmp_path / "p.json"))
+    timing = ("--timing", result_file(tmp_path / "result.json"))
+    fields = json.loads(run(*given, *timing, "--json", capsys=capsys))
+    assert fields["scoring_cost"] == pytest.approx(1) and fields["rows"] < fields["cost"] <= 25
+    assert fields["seconds"] == pytest.approx(fields["cost"] * 0.05)
+    said = run(*given, "--scoring-cost", "1", "--json", capsys=capsys)
+    assert json.loads(said)["rungs"] == fields["rungs"] and "seconds" not in json.loads(said)
+    assert f"{fields['cost']:.1f} rows ({fields['seconds']:.2f} s)" in run(*given, *timing, capsys=capsys)
+    other = result_file(tmp_path / "other.json", "random")
+    assert "a score table is of one" in run(*given, *timing, "--timing", other, expect=2, capsys=capsys)
+    assert "none.json: is no result.json" in run(*given, "--timing", "none.json", expect=2, capsys=capsys)
+
+
+def test_who_was_timed():
+    timing = Timing(0.05, {"fusion:some/where/mine": 0.1})
+    assert timing.scoring_cost("fusion:mine") == pytest.approx(2)
+    with pytest.raises(UsageError, match="no run of scorer mine was timed, but of fusion:mine"):
+        timing.scoring_cost("mine")
 
 
 NOTHING = np.full((4, 6, 5), np.nan)

@@ -18,7 +18,12 @@ def plan(
     adaptive: Annotated[
         bool, typer.Option("--adaptive", help="decide prompt by prompt: open waves until one is good enough")
     ] = False,
-    scoring_cost: Annotated[float, typer.Option(help="rows that scoring one candidate once is worth")] = 0.0,
+    scoring_cost: Annotated[
+        float | None, typer.Option(help="rows that scoring one candidate once is worth; default: 0, or as timed")
+    ] = None,
+    timing: Annotated[
+        list[Path] | None, typer.Option(help="result.json of generate with this scorer: costs in seconds too")
+    ] = None,
     rewards: Annotated[
         Path | None, typer.Option(help="table whose last row is the finished pictures, where TABLE.npz has none")
     ] = None,
@@ -31,6 +36,10 @@ def plan(
     """Search schedules on every second prompt, report on the others, write the best as a plan."""
     if out.is_dir():
         raise UsageError(f"--out {out}: is a folder, must be a file")
+    from probeselect.core.judged import short_name
+    from probeselect.core.timing import read_timing
+
+    seconds = read_timing(timing) if timing else None
     notes: list[str] = []
     if source.is_dir():
         if rewards:
@@ -45,7 +54,15 @@ def plan(
     from probeselect.jobs.plan import Planner, halves, plan_for
 
     chosen = _chosen(judged, scorer, [Path(each).name for each in probe or []])
-    planner = Planner(judged, chosen, *halves(len(judged.rewards)), k=k, scoring_cost=scoring_cost)
+    if seconds and scoring_cost is None:
+        if not source.is_dir() and len(seconds.score) != 1:
+            raise UsageError(f"--timing: runs of {', '.join(seconds.score) or 'no scorer'}; a score table is of one")
+        whose = chosen.name if source.is_dir() else next(iter(seconds.score))
+        scoring_cost = seconds.scoring_cost(short_name(whose))
+    planner = Planner(
+        judged, chosen, *halves(len(judged.rewards)), k=k, scoring_cost=scoring_cost or 0.0,
+        seconds_per_row=seconds.row if seconds else None,
+    )  # fmt: skip
     fields = plan_for(planner, budget, adaptive)
     fields["notes"] = notes + fields["notes"]
     _write(fields, out)
@@ -61,14 +78,18 @@ def plan(
 
 def lines(fields: dict[str, Any]) -> list[str]:
     """A plan for people: what it does, what it earns, and against what."""
-    whole = f"{fields['schedule']}: {fields['cost']:.1f} rows, {fields['evaluator']} {_with(fields, 'expected')}"
+    whole = f"{fields['schedule']}: {_cost(fields)}, {fields['evaluator']} {_with(fields, 'expected')}"
     told = f"on {fields['prompts']['report']} prompts that it was not planned on ({fields['tried']} schedules tried)"
     found = [f"{whole} {told}"]
     for name, each in fields["baselines"].items():
         if each["expected"] is not None:
             lead = "" if each["lead"] is None else f"; the plan earns {_with(each, 'lead', '+')} more"
-            found.append(f"  {name}, {each['schedule']}: {each['cost']:.1f} rows, {each['expected']:.3f}{lead}")
+            found.append(f"  {name}, {each['schedule']}: {_cost(each)}, {each['expected']:.3f}{lead}")
     return found
+
+
+def _cost(fields: dict[str, Any]) -> str:
+    return f"{fields['cost']:.1f} rows" + (f" ({fields['seconds']:.2f} s)" if "seconds" in fields else "")
 
 
 def _with(fields: dict[str, Any], name: str, sign: str = "") -> str:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from probeselect.core.errors import UsageError
+from probeselect.core.judged import short_name
 
 
 @dataclass(frozen=True)
@@ -20,6 +21,13 @@ class Timing:
         if scored and scorer not in self.score:
             return None
         return rows * self.row + (scored * self.score[scorer] if scored else 0.0)
+
+    def scoring_cost(self, scorer: str) -> float:
+        """Rows that scoring one candidate once is worth. Raises UsageError for a scorer that no run has used."""
+        known = {short_name(name): seconds for name, seconds in self.score.items()}
+        if scorer not in known:
+            raise UsageError(f"no run of scorer {scorer} was timed, but of {', '.join(known) or 'none'}")
+        return known[scorer] / self.row
 
 
 def read_timing(files: Sequence[Path]) -> Timing:

@@ -50,6 +50,7 @@ class Planner:
     report: Rows
     k: int = 1
     scoring_cost: float = 0.0
+    seconds_per_row: float | None = None  # of the denoiser, where it was timed
 
     def __post_init__(self) -> None:
         for name, rows in (("plan", self.planning), ("report", self.report)):
@@ -149,9 +150,10 @@ def plan_for(planner: Planner, budget: float, adaptive: bool = False) -> dict[st
         "k": plan.k,
         "rungs": [{"step": step, "keep": keep} for step, keep in zip(plan.steps, plan.keep, strict=True)],
         "total_steps": plan.total_steps,
-        **_said(made),
+        **_said(made, planner.seconds_per_row),
         "baselines": {
-            name: _said(each, made) for name, each in _baselines(planner, space, made, found.tried, adaptive)
+            name: _said(each, planner.seconds_per_row, made)
+            for name, each in _baselines(planner, space, made, found.tried, adaptive)
         },
         "scorer": planner.scorer.name,
         "evaluator": planner.judged.evaluator,
@@ -204,7 +206,7 @@ def schedule_of(plan: FixedPlan | AdaptivePlan) -> str:
     return f"up to {plan.waves} waves of {in_words(wave)}, {plan.finish} finished"
 
 
-def _said(made: Earnings, ahead: Earnings | None = None) -> dict[str, Any]:
+def _said(made: Earnings, seconds_per_row: float | None, ahead: Earnings | None = None) -> dict[str, Any]:
     """A schedule's line; with `ahead`, by how much that one earns more, on prompts that both have."""
     there = made.reward[np.isfinite(made.reward)]
     fields: dict[str, Any] = {
@@ -214,6 +216,8 @@ def _said(made: Earnings, ahead: Earnings | None = None) -> dict[str, Any]:
         "expected": float(there.mean()) if len(there) else None,
         "interval": bootstrap_interval(np.mean, there),
     }
+    if seconds_per_row is not None:
+        fields["seconds"] = made.cost * seconds_per_row
     if ahead is not None:
         lead = ahead.reward - made.reward
         lead = lead[np.isfinite(lead)]

@@ -6,7 +6,6 @@ open it together, and those who finish do so together at the end.
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -17,6 +16,7 @@ from probeselect.backbones.taps import Tap
 from probeselect.core.candidates import Candidate
 from probeselect.core.chances import Target
 from probeselect.core.errors import UsageError
+from probeselect.core.judged import short_name
 from probeselect.core.plans import AdaptivePlan
 from probeselect.core.policies import Policy
 from probeselect.sampling.rollout import Stage, Tally, Waves
@@ -33,9 +33,7 @@ def other_scorer(policy: Policy, scorer: str) -> str | None:
     """A note where an adaptive plan was made with the scores of another scorer, as far as names can tell."""
     if not isinstance(policy, AdaptivePlan) or not policy.scorer:
         return None
-    kind, _, place = scorer.rpartition(":")
-    name = f"{kind}:{Path(place).name}" if kind else Path(place).name
-    if name == policy.scorer:
+    if (name := short_name(scorer)) == policy.scorer:
         return None
     return f"made with the scores of {policy.scorer}; its numbers may not be those of {name}"
 

@@ -105,6 +105,20 @@ BAD_USE = {
 }
 
 
+def test_previews_can_be_left_out(folders, tmp_path, capsys):
+    made = {}
+    for flag in ("--previews", "--no-previews"):
+        out = tmp_path / flag
+        arguments = ("generate", "a cat", "--model", str(folders["tiny_sd"]), "--scorer", "random", "--steps", "4")
+        run(*arguments, "-n", "2", "--rungs", "0.5", flag, "--out", str(out), capsys=capsys)
+        sheet = Image.open(out / "contact_sheet.png")
+        made[flag] = [(out / name).read_bytes() for name in os.listdir(out) if name.startswith("seed")], sheet
+    with_them, without = made["--previews"], made["--no-previews"]
+    assert with_them[0] == without[0] and with_them[1].size == without[1].size
+    colours = [len(sheet.crop((0, 90, 200, 250)).convert("RGB").getcolors(100_000)) for _, sheet in made.values()]
+    assert colours[0] > 50 > 40 > colours[1]
+
+
 @pytest.mark.parametrize("case", BAD_USE)
 def test_bad_use_is_refused_before_any_model_is_loaded(case, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("probeselect.backbones.loading.load_backbone", None)  # loading would fail

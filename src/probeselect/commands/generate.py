@@ -59,6 +59,9 @@ def generate(
     confidence: Annotated[
         float | None, typer.Option(help="with --until and an adaptive plan: stop when that is so likely, 0 to 1")
     ] = None,
+    previews: Annotated[
+        bool, typer.Option("--previews/--no-previews", help="decode every candidate at every rung, to be looked at")
+    ] = True,
     out: Annotated[Path, typer.Option(help="folder for result.json and the pictures")] = Path("probeselect-out"),
     as_json: Json = False,
 ) -> None:
@@ -113,7 +116,7 @@ def generate(
             diversity=diversity,
             seed=seed,
             evaluators=judges,
-            previews=True,
+            previews=previews,
             record=recorder,
             until=until,
             confidence=confidence,

@@ -44,7 +44,7 @@ def plan(
     if source.is_dir():
         if rewards:
             raise UsageError("--rewards: is for score tables; a dataset has its own")
-        judged, notes = _of_dataset(source, probe or [], evaluator)
+        judged, notes = judged_of_dataset(source, probe or [], evaluator)
     else:
         if probe or scorer or evaluator:
             raise UsageError("--probe, --scorer and --evaluator: need a dataset; a score table is one scorer's already")
@@ -107,7 +107,7 @@ def _chosen(judged: Any, name: str, probes: list[str]) -> Any:
     return known[wanted]
 
 
-def _of_dataset(folder: Path, probes: list[str], evaluator: str) -> tuple[Any, list[str]]:
+def judged_of_dataset(folder: Path, probes: list[str], evaluator: str) -> tuple[Any, list[str]]:
     """The dataset's scorers, on prompts that no probe was trained on; what there is to be told of them."""
     from probeselect.commands.sources import open_source
     from probeselect.jobs.judging import of_table

@@ -150,9 +150,9 @@ def plan_for(planner: Planner, budget: float, adaptive: bool = False) -> dict[st
         "k": plan.k,
         "rungs": [{"step": step, "keep": keep} for step, keep in zip(plan.steps, plan.keep, strict=True)],
         "total_steps": plan.total_steps,
-        **_said(made, planner.seconds_per_row),
+        **earnings_fields(made, planner.seconds_per_row),
         "baselines": {
-            name: _said(each, planner.seconds_per_row, made)
+            name: earnings_fields(each, planner.seconds_per_row, made)
             for name, each in _baselines(planner, space, made, found.tried, adaptive)
         },
         "scorer": planner.scorer.name,
@@ -206,7 +206,7 @@ def schedule_of(plan: FixedPlan | AdaptivePlan) -> str:
     return f"up to {plan.waves} waves of {in_words(wave)}, {plan.finish} finished"
 
 
-def _said(made: Earnings, seconds_per_row: float | None, ahead: Earnings | None = None) -> dict[str, Any]:
+def earnings_fields(made: Earnings, seconds_per_row: float | None, ahead: Earnings | None = None) -> dict[str, Any]:
     """A schedule's line; with `ahead`, by how much that one earns more, on prompts that both have."""
     there = made.reward[np.isfinite(made.reward)]
     fields: dict[str, Any] = {

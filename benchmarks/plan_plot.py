@@ -1,0 +1,93 @@
+"""Reward against compute, as a picture: best of n, and what plans earn with each scorer, fixed and adaptive.
+
+    python benchmarks/plan_plot.py DATA --probe embedded --out plans.png
+    python benchmarks/plan_plot.py TABLE.npz OTHER.npz --rewards TABLE.npz --out plans.png
+
+Planned on the even-numbered prompts, told of the odd ones, with 95 % intervals over prompts for the fixed plans. Needs
+matplotlib.
+"""
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+from matplotlib.figure import Figure
+
+from probeselect.core.adaptive import search_adaptive
+from probeselect.core.judged import Judged
+from probeselect.core.planning import search
+from probeselect.jobs.judging import of_score_tables
+from probeselect.jobs.plan import Earnings, Planner, earnings_fields, halves
+from probeselect.report.charts import COLOURS, GREY
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("sources", type=Path, nargs="+", metavar="DATA|TABLE.npz")
+    parser.add_argument("--rewards", type=Path)
+    parser.add_argument("--probe", action="append", default=[])
+    parser.add_argument("--scorers", default="", help="of DATA; default: all but random")
+    parser.add_argument("--budgets", default="30,40,52,66,80,100")
+    parser.add_argument("--out", type=Path, default=Path("plans.png"))
+    given = parser.parse_args()
+    judged = of_dataset(given.sources[0], given.probe) if given.sources[0].is_dir() else of_tables(given)
+    wanted = given.scorers.split(",") if given.scorers else [s.name for s in judged.scorers if s.name != "random"]
+    lines = curves(judged, wanted, [float(budget) for budget in given.budgets.split(",")])
+    draw(lines, judged.evaluator, given.out)
+    given.out.with_suffix(".json").write_text(json.dumps(lines, indent=1) + "\n")
+
+
+def of_tables(given: Any) -> Judged:
+    return of_score_tables({path.stem: path for path in given.sources}, given.rewards)
+
+
+def of_dataset(folder: Path, probes: list[str]) -> Judged:
+    from probeselect.commands.plan import judged_of_dataset
+
+    judged, notes = judged_of_dataset(folder, probes, "")
+    print("\n".join(notes))
+    return judged
+
+
+def curves(judged: Judged, scorers: list[str], budgets: list[float]) -> dict[str, list[dict[str, Any]]]:
+    """By name of the line: what each of its plans earns, and for what cost."""
+    lines: dict[str, list[Earnings]] = {}
+    for scorer in judged.scorers:
+        if scorer.name not in scorers:
+            continue
+        planner = Planner(judged, scorer, *halves(len(judged.rewards)))
+        for budget in budgets:
+            space = planner.space(budget)
+            make = planner.draws(space)
+            lines.setdefault("best of n", []).append(planner.best_of(budget))
+            lines.setdefault(scorer.name, []).append(planner.fixed(search(space, make).plan))
+            made = planner.adaptive(search_adaptive(space, make).plan)
+            lines.setdefault(f"{scorer.name}, adaptive", []).append(made)
+            print(scorer.name, budget, made.schedule, flush=True)
+    found = {name: [earnings_fields(each, None) for each in made] for name, made in lines.items()}
+    found["best of n"] = found["best of n"][: len(budgets)]
+    return found
+
+
+def draw(lines: dict[str, list[dict[str, Any]]], evaluator: str, out: Path) -> None:
+    figure = Figure(figsize=(7.2, 4.8), layout="constrained")
+    axes = figure.subplots()
+    axes.spines[["top", "right"]].set_visible(False)
+    scorers = [name for name in lines if name != "best of n" and "adaptive" not in name]
+    colours = dict(zip(scorers, COLOURS, strict=False))
+    for name, made in lines.items():
+        whose, _, adaptive = name.partition(", ")
+        style = {"color": colours.get(whose, GREY), "linestyle": "--" if adaptive else "-", "marker": "o"}
+        axes.plot([x["cost"] for x in made], [x["expected"] for x in made], markersize=4, label=name, **style)
+        if not adaptive:
+            low, high = zip(*(x["interval"] for x in made), strict=True)
+            axes.fill_between([x["cost"] for x in made], low, high, color=style["color"], alpha=0.12, linewidth=0)
+    axes.set_xlabel("denoiser rows a prompt, mean over prompts that were not planned on")
+    axes.set_ylabel(f"mean {evaluator} of what is kept")
+    figure.legend(loc="outside lower center", ncols=2, frameon=False, fontsize=8)
+    figure.savefig(out, dpi=110, metadata={"Software": None})
+
+
+if __name__ == "__main__":
+    main()

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from probeselect.core.chances import chances_of
 from probeselect.core.expecting import Expectation, expectation_of
 from probeselect.core.metrics import Floats
-from probeselect.core.planning import Draws, MakeDraws, Space, best_of, thinned
+from probeselect.core.planning import Draws, MakeDraws, Space, best_of, search, thinned
 from probeselect.core.plans import AdaptivePlan, FixedPlan
 from probeselect.core.schedules import rows_of, scored_of
 
@@ -25,6 +25,7 @@ GRID_STEPS = 9, 7, 6  # looked at for one, two and three rungs
 MORE = 2  # pictures than k that may be finished
 CAP = 4  # no prompt takes more rows than so many budgets
 TURNS = 20  # of a bisection
+PARTS = 1.0, 0.7, 0.5  # of the budget, that a fixed plan is searched for to be a wave
 DRAWS = 6, 24, 128
 SHORT_LISTS = 60, 24, 8  # shapes that are tried with more finished, with more draws, and with most
 
@@ -146,10 +147,24 @@ def search_adaptive(space: Space, make: MakeDraws) -> FoundAdaptive:
     with_more = [replace(shape, finish=space.k + more) for shape in screened for more in range(1, MORE + 1)]
     possible = [shape for shape in screened + with_more if _waves(shape, space)]
     short = by_worth(by_worth(possible, few)[: SHORT_LISTS[1]], some)[: SHORT_LISTS[2]]
-    best = max((_fitted(shape, space, many) for shape in short), key=lambda found: found.planned)
+    whole = list(fixed_shapes(space, make))
+    best = max((_fitted(shape, space, many) for shape in short + whole), key=lambda found: found.planned)
     paths = paths_of(shape_of(best.plan), many, best.plan.waves)
     plan = replace(best.plan, chances=chances_of(paths.champions.ravel(), paths.worth.ravel()))
-    return replace(best, plan=plan, tried=len(shapes) + len(with_more))
+    return replace(best, plan=plan, tried=len(shapes) + len(with_more) + len(whole))
+
+
+def fixed_shapes(space: Space, make: MakeDraws) -> Iterator[Shape]:
+    """The best fixed plans for the budget and for parts of it, as waves: what is adaptive is whether there is another.
+
+    With the first of them an adaptive plan does at least as well on the planning prompts as the best fixed one.
+    """
+    for part in PARTS:
+        smaller = replace(space, budget=max(part * space.budget, space.least))
+        plan = search(smaller, make).plan
+        shape = Shape(replace(plan, k=1), space.k, max(space.k, plan.keep[-1]))
+        if _waves(shape, space):
+            yield shape
 
 
 def _fitted(shape: Shape, space: Space, draws: Draws) -> FoundAdaptive:

@@ -95,14 +95,18 @@ class Space:
     def __post_init__(self) -> None:
         if not 0 <= self.scoring_cost < np.inf:
             raise UsageError(f"scoring cost {self.scoring_cost:g}: must be a number of rows, 0 or more")
-        least = (self.total_steps + self.scoring_cost) * self.k  # each must be scored at one rung
-        if not self.budget >= least:
+        if not self.budget >= self.least:
             raise UsageError(
-                f"budget {self.budget:g}: less than the {least:g} rows of {self.k} finished picture"
+                f"budget {self.budget:g}: less than the {self.least:g} rows of {self.k} finished picture"
                 f"{'s' if self.k > 1 else ''} of {self.total_steps} steps"
             )
         if not self.steps:
             raise UsageError(f"no scores before the last of {self.total_steps} steps: there is nothing to decide by")
+
+    @property
+    def least(self) -> float:
+        """The cheapest budget: k finished pictures, each scored at one rung."""
+        return (self.total_steps + self.scoring_cost) * self.k
 
     @property
     def size(self) -> int:

@@ -40,7 +40,8 @@ def main() -> None:
     if given.told:
         print("\n".join(told([line for path in given.folder.glob("*.json") for line in json.loads(path.read_text())])))
         return
-    tables = {path.stem: judged_of(path) for path in sorted(given.folder.glob(f"*{given.only}*.npz"))}
+    paths = [path for path in sorted(given.folder.glob("*.npz")) if given.only in path.stem]
+    tables = {path.stem: judged_of(path) for path in paths}
     budgets = [float(budget) for budget in given.budgets.split(",")]
     lines: list[dict[str, Any]] = []
     for half in range(given.halves + 1):  # the first is even and odd

@@ -16,6 +16,8 @@ from tiny import tiny_sd
 
 from probeselect.backbones.loading import load_backbone
 from probeselect.core.adaptive import (
+    DRAWS,
+    WAVES_OF,
     Shape,
     gains_of,
     least_gain_for,
@@ -126,6 +128,18 @@ def easy_and_hard(prompts: int = 80, n: int = 60) -> tuple[dict[int, np.ndarray]
     rewards = np.where(hard, draw.standard_normal((prompts, n)), 2 + 0.1 * draw.standard_normal((prompts, n)))
     noise = draw.standard_normal(rewards.shape)
     return {step: rewards + 2 * 0.8**step * noise for step in range(1, 19, 2)}, rewards
+
+
+def test_it_is_no_worse_than_the_best_fixed_plan():
+    """Where prompts leave as much to gain, many are to be compared at once: more than the largest wave of the grid."""
+    draw = np.random.default_rng(3)
+    rewards = draw.standard_normal((60, 60))
+    scores = {step: rewards + 0.6 * 0.8**step * draw.standard_normal(rewards.shape) for step in (0, 1, 4, 9)}
+    make = functools.cache(lambda count: Draws(scores, rewards, np.ones(rewards.shape, dtype=bool), 60, count))
+    space = Space(tuple(scores), 20, 1, 80, 0.0, 60)
+    fixed, found = search(space, make).plan, search_adaptive(space, make)
+    assert fixed.n > 2 * max(WAVES_OF)
+    assert found.planned >= earned(fixed, make(DRAWS[-1])) - 1e-6
 
 
 def test_it_spends_where_there_is_something_to_gain():

@@ -1,14 +1,15 @@
 """The end of a call: pictures of those who were finished, what evaluators say of them, and which are kept."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 
 from probeselect.core.candidates import Candidate
 from probeselect.core.policies import best_first
 from probeselect.evaluators.base import Evaluator, judge
-from probeselect.sampling.results import CandidateResult
-from probeselect.sampling.rollout import Stage
+from probeselect.sampling.results import CandidateResult, Cost, Result
+from probeselect.sampling.rollout import Stage, Tally
 
 Records = Mapping[Candidate, CandidateResult]
 
@@ -44,6 +45,33 @@ def keep(
     for candidate in kept:
         records[candidate].kept = True
     return kept
+
+
+def results_of(
+    records: Records,
+    kept: Sequence[Candidate],
+    decisions: Mapping[int, list[dict[str, Any]]],
+    tally: Tally,
+    seconds: float,
+    seconds_scoring: float,
+) -> list[Result]:
+    """A result a prompt, of the candidates that were begun; seconds are shared by the steps that each has taken."""
+    steps = max(sum(record.completed_steps for record in records.values()), 1)
+    results = []
+    for group in dict.fromkeys(c.group for c in records):
+        mine = [record for c, record in records.items() if c.group == group and record.completed_steps]
+        rows = sum(record.completed_steps for record in mine)
+        cost = Cost(
+            denoiser_rows=rows,
+            denoiser_rows_all=len(mine) * tally.total_steps,
+            seconds=seconds * rows / steps,
+            seconds_scoring=seconds_scoring * rows / steps,
+            largest_wave=tally.largest_wave,
+            wave_halvings=tally.wave_halvings,
+        )
+        chosen = [records[c] for c in kept if c.group == group]
+        results.append(Result(mine[0].prompt, mine, chosen, cost, decisions.get(group, [])))
+    return results
 
 
 def _best(

@@ -24,10 +24,10 @@ from probeselect.core.rungs import validate_rungs
 from probeselect.evaluators.base import Evaluator, check_prompts
 from probeselect.sampling.adaptive import AdaptiveRun, check_adaptive
 from probeselect.sampling.anytime import WAVES, check_target, run_until
-from probeselect.sampling.finishing import finish, keep
+from probeselect.sampling.finishing import finish, keep, results_of
 from probeselect.sampling.fixed import FixedRun
 from probeselect.sampling.recording import Recorder
-from probeselect.sampling.results import CandidateResult, Cost, Result, RungScore
+from probeselect.sampling.results import CandidateResult, Result, RungScore
 from probeselect.sampling.rollout import Stage, Tally, rollout
 from probeselect.sampling.scorers import Scorer, load_scorer
 
@@ -183,23 +183,8 @@ class SelectiveSampler:
             seconds_scoring += time.perf_counter() - scoring_began
             _note_scores(stage, scores, run.scored(stage), records, previews)
             run.decide(stage, scores)
-        opened = [c for c in candidates if records[c].completed_steps]
-        seconds, steps = time.perf_counter() - began, sum(records[c].completed_steps for c in opened)
-        results = []
-        for group in dict.fromkeys(c.group for c in candidates):
-            mine = [records[c] for c in opened if c.group == group]
-            rows = sum(record.completed_steps for record in mine)
-            cost = Cost(
-                denoiser_rows=rows,
-                denoiser_rows_all=len(mine) * tally.total_steps,
-                seconds=seconds * rows / max(steps, 1),
-                seconds_scoring=seconds_scoring * rows / max(steps, 1),
-                largest_wave=tally.largest_wave,
-                wave_halvings=tally.wave_halvings,
-            )
-            chosen = [records[c] for c in kept if c.group == group]
-            results.append(Result(mine[0].prompt, mine, chosen, cost, run.decisions.get(group, [])))
-        return results
+        seconds = time.perf_counter() - began
+        return results_of(records, kept, run.decisions, tally, seconds, seconds_scoring)
 
     def features(
         self,

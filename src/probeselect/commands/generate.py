@@ -151,8 +151,9 @@ def print_result(result: Any) -> None:
         for name, reasons in candidate.reasons.items():
             print(f"              {name}: {'; '.join(reasons)}")
     for made in result.decisions:
-        seeds = made["seeds"]
-        print(f"  wave {made['wave']}, seeds {seeds[0]} to {seeds[-1]}: {_why(made)}: {made['decision']}")
+        first, last = made["seeds"][0], made["seeds"][-1]
+        seeds = f"seed {first}" if first == last else f"seeds {first} to {last}"
+        print(f"  wave {made['wave']}, {seeds}: {_why(made)}: {made['decision']}")
     cost = result.cost
     print(f"  {cost.denoiser_rows} of {cost.denoiser_rows_all} denoiser rows ({cost.ratio:.2f}), {cost.seconds:.2f} s")
 

@@ -147,24 +147,20 @@ def search_adaptive(space: Space, make: MakeDraws) -> FoundAdaptive:
     with_more = [replace(shape, finish=space.k + more) for shape in screened for more in range(1, MORE + 1)]
     possible = [shape for shape in screened + with_more if _waves(shape, space)]
     short = by_worth(by_worth(possible, few)[: SHORT_LISTS[1]], some)[: SHORT_LISTS[2]]
-    whole = list(fixed_shapes(space, make))
+    fixed = [search(replace(space, budget=max(part * space.budget, space.least)), make) for part in PARTS]
+    whole = [shape for found in fixed if _waves(shape := wave_of(found.plan, space.k), space)]
     best = max((_fitted(shape, space, many) for shape in short + whole), key=lambda found: found.planned)
     paths = paths_of(shape_of(best.plan), many, best.plan.waves)
     plan = replace(best.plan, chances=chances_of(paths.champions.ravel(), paths.worth.ravel()))
-    return replace(best, plan=plan, tried=len(shapes) + len(with_more) + len(whole))
+    return replace(best, plan=plan, tried=len(shapes) + len(with_more) + sum(each.tried for each in fixed))
 
 
-def fixed_shapes(space: Space, make: MakeDraws) -> Iterator[Shape]:
-    """The best fixed plans for the budget and for parts of it, as waves: what is adaptive is whether there is another.
+def wave_of(plan: FixedPlan, k: int) -> Shape:
+    """A fixed plan as a wave: what is adaptive is whether there is another.
 
-    With the first of them an adaptive plan does at least as well on the planning prompts as the best fixed one.
+    With the best plan for the budget among its waves, an adaptive plan is no worse than it on the planning prompts.
     """
-    for part in PARTS:
-        smaller = replace(space, budget=max(part * space.budget, space.least))
-        plan = search(smaller, make).plan
-        shape = Shape(replace(plan, k=1), space.k, max(space.k, plan.keep[-1]))
-        if _waves(shape, space):
-            yield shape
+    return Shape(replace(plan, k=1), k, max(k, plan.keep[-1]))
 
 
 def _fitted(shape: Shape, space: Space, draws: Draws) -> FoundAdaptive:

@@ -20,7 +20,7 @@ from probeselect.data.table import Table
 from probeselect.jobs.evaluate import evaluate
 from probeselect.jobs.judging import leaks_of, of_score_tables, of_table, prompts_not_seen, table_of
 from probeselect.jobs.train import TrainJob
-from probeselect.probe.files import load_probe
+from probeselect.probe.files import load_probe, save_probe
 from probeselect.probe.seen import digest_of, read_seen
 from probeselect.report.charts import charts
 from probeselect.report.page import findings, page
@@ -209,6 +209,24 @@ def test_a_probe_that_is_told_too_much_is_named(trained):
     leaks = leaks_of(judged, shifted, {"mine": probe}, {})
     assert all(leak["leak"] for leak in leaks) and len(leaks) == 2
     assert "something leaks" in " ".join(evaluate(judged, leaks=leaks)["faults"])
+
+
+def test_a_probe_that_reads_other_maps_is_refused_in_a_line(trained, tmp_path, monkeypatch, capsys):
+    """Another basis would score noise without a word, and another number of channels crash far from its cause."""
+    data, probe = trained
+    other, whole = load_probe(probe), Dataset.projection
+    other.get_buffer("projection_0").neg_()
+    save_probe(other, tmp_path / "other")
+    fewer = lambda dataset, tap: whole(dataset, tap)[:1]  # noqa: E731
+    for folder, projection, says in [
+        (tmp_path / "other", whole, "were projected by another basis than probe other reads"),
+        (probe, fewer, "holds 1 channels of tap, and probe mine reads 5; collect with --map-channels 5"),
+    ]:
+        monkeypatch.setattr(Dataset, "projection", projection)
+        with pytest.raises(SystemExit):
+            said(monkeypatch, capsys, data, "--probe", folder, "--out", tmp_path / "report")
+        error = capsys.readouterr().err
+        assert says in error and error.count("\n") == 1 and not (tmp_path / "report").exists()
 
 
 def test_two_probes_of_one_name_are_refused(trained, tmp_path, monkeypatch, capsys):

@@ -162,6 +162,7 @@ def test_likely_enough_is_enough(backbone):
         ({"until": 0.5, "confidence": 0.5}, "confidence: needs a plan of `plan --adaptive`"),
         ({"until": 0.5, "confidence": 0.5, "policy": WAVY, "waves": 2}, "waves = 2: with a confidence the plan says"),
         ({"until": 0.5, "evaluators": [Told()], "waves": 0}, "waves = 0: must be at least 1"),
+        ({"until": 0.5, "evaluators": [Told()], "seed": 2**63 - 9}, "seed 9223372036854775808: must be"),
         ({"until": 0.5, "evaluators": [Told()], "seeds": [1, 2]}, "seeds: are for one wave"),
     ],
 )

@@ -4,6 +4,7 @@ import functools
 import itertools
 import json
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -19,7 +20,7 @@ from probeselect.core.plan_file import load_policy
 from probeselect.core.planning import Draws, Space, earned, most_candidates, search, search_at_random
 from probeselect.core.plans import AdaptivePlan, FixedPlan
 from probeselect.core.schedules import best_of_rows, replay, rows_of, scored_of
-from probeselect.core.timing import Timing
+from probeselect.core.timing import read_timing
 from probeselect.jobs.plan import Planner, halves, plan_for
 
 
@@ -215,9 +216,12 @@ def test_scoring_is_paid_for_as_it_was_timed(tmp_path, capsys):
     assert "none.json: is no result.json" in run(*given, "--timing", "none.json", expect=2, capsys=capsys)
 
 
-def test_who_was_timed():
-    timing = Timing(0.05, {"fusion:some/where/mine": 0.1})
-    assert timing.scoring_cost("fusion:mine") == pytest.approx(2)
+def test_who_was_timed(tmp_path):
+    """A probe is called by its folder's name, wherever that lies; `evaluate` finds its seconds by it as well."""
+    timing = read_timing([Path(result_file(tmp_path / "result.json", "fusion:some/where/mine", scoring=2.0))])
+    assert timing.score == {"fusion:mine": pytest.approx(0.1)} and timing.row == pytest.approx(0.04)
+    assert timing.seconds("fusion:mine", 10, 2) == pytest.approx(0.6)
+    assert timing.scoring_cost("fusion:mine") == pytest.approx(2.5)
     with pytest.raises(UsageError, match="no run of scorer mine was timed, but of fusion:mine"):
         timing.scoring_cost("mine")
 

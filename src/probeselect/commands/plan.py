@@ -36,7 +36,6 @@ def plan(
     """Search schedules on every second prompt, report on the others, write the best as a plan."""
     if out.is_dir():
         raise UsageError(f"--out {out}: is a folder, must be a file")
-    from probeselect.core.judged import short_name
     from probeselect.core.timing import read_timing
 
     seconds = read_timing(timing) if timing else None
@@ -57,8 +56,7 @@ def plan(
     if seconds and scoring_cost is None:
         if not source.is_dir() and len(seconds.score) != 1:
             raise UsageError(f"--timing: runs of {', '.join(seconds.score) or 'no scorer'}; a score table is of one")
-        whose = chosen.name if source.is_dir() else next(iter(seconds.score))
-        scoring_cost = seconds.scoring_cost(short_name(whose))
+        scoring_cost = seconds.scoring_cost(chosen.name if source.is_dir() else next(iter(seconds.score)))
     planner = Planner(
         judged, chosen, *halves(len(judged.rewards)), k=k, scoring_cost=scoring_cost or 0.0,
         seconds_per_row=seconds.row if seconds else None,

@@ -24,10 +24,9 @@ class Timing:
 
     def scoring_cost(self, scorer: str) -> float:
         """Rows that scoring one candidate once is worth. Raises UsageError for a scorer that no run has used."""
-        known = {short_name(name): seconds for name, seconds in self.score.items()}
-        if scorer not in known:
-            raise UsageError(f"no run of scorer {scorer} was timed, but of {', '.join(known) or 'none'}")
-        return known[scorer] / self.row
+        if scorer not in self.score:
+            raise UsageError(f"no run of scorer {scorer} was timed, but of {', '.join(self.score) or 'none'}")
+        return self.score[scorer] / self.row
 
 
 def read_timing(files: Sequence[Path]) -> Timing:
@@ -42,9 +41,9 @@ def read_timing(files: Sequence[Path]) -> Timing:
                 rows += cost["denoiser_rows"]
                 seconds += cost["seconds"] - cost["seconds_scoring"]
                 count = sum(len(candidate["scores"]) for candidate in result["candidates"])
-                found = scored.setdefault(result["scorer"], [0.0, 0.0])
+                found = scored.setdefault(short_name(result["scorer"]), [0.0, 0.0])
                 found[0], found[1] = found[0] + cost["seconds_scoring"], found[1] + count
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise UsageError(f"{path}: is no result.json of generate ({' '.join(str(error).split())})") from error
     if not rows:
         raise UsageError(f"{', '.join(map(str, files))}: no denoiser rows were run")

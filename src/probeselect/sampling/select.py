@@ -124,6 +124,7 @@ class SelectiveSampler:
         if target is None or confidence is not None:
             results = run(candidates, progress=progress)
         else:
+            candidates_of(prompt, n * (waves or WAVES), seed=seed)  # all that may be opened, before any is
 
             def once(prompts: list[str], seeds: list[int], before: int) -> list[Result]:
                 count = lambda done, planned: progress(before + done, before + planned)  # noqa: E731

@@ -58,6 +58,20 @@ def test_a_pipeline_finds_its_row(name: str) -> None:
         ("CogView4ControlPipeline", "CogView4"),
         ("KandinskyV22Pipeline", "Kandinsky 2.2"),
         ("Kandinsky3Img2ImgPipeline", "Kandinsky 3"),
+        ("KolorsImg2ImgPipeline", "Kolors"),
+        ("Kandinsky5I2IPipeline", "Kandinsky 5"),
+        ("BriaFiboEditPipeline", "Bria FIBO"),
+        ("PRXPixelPipeline", "PRX"),
+        ("LongCatImageEditPipeline", "LongCat-Image"),
+        ("SanaSprintImg2ImgPipeline", "Sana Sprint"),
+        ("IFInpaintingPipeline", "DeepFloyd IF"),
+        ("StableDiffusionInstructPix2PixPipeline", "InstructPix2Pix"),
+        ("WanImageToVideoPipeline", "Wan"),
+        ("WanVACEPipeline", "Wan"),
+        ("LTXImageToVideoPipeline", "LTX-Video"),
+        ("CogVideoXVideoToVideoPipeline", "CogVideoX"),
+        ("CogVideoXFunControlPipeline", "CogVideoX"),
+        ("HunyuanVideoImageToVideoPipeline", "HunyuanVideo"),
     ],
 )
 def test_variants_belong_to_their_family(class_name: str, family: str) -> None:
@@ -69,12 +83,19 @@ def test_variants_belong_to_their_family(class_name: str, family: str) -> None:
     "class_name",
     [
         "StableDiffusionPAGPipeline",  # adds perturbed rows
-        "StableDiffusionXLInstructPix2PixPipeline",  # three parts, the conditional one first
         "StableDiffusion3PAGImg2ImgPipeline",
         "Flux2KleinKVPipeline",  # reference tokens before the image, in some calls only
         "QwenImageLayeredPipeline",  # several images
         "ZImageOmniPipeline",  # text before the image
-        "LuminaPipeline",
+        "KolorsPAGPipeline",
+        "BriaFibo2Pipeline",  # text before the image in some calls, behind it in others
+        "HunyuanImageRefinerPipeline",
+        "Kandinsky5T2VPipeline",  # tokens in another order where attention is sparse
+        "IFSuperResolutionPipeline",
+        "LTXConditionPipeline",  # tokens of given frames before the clip's own
+        "HunyuanVideoFramepackPipeline",
+        "HunyuanSkyreelsImageToVideoPipeline",  # one batch, where HunyuanVideo has calls
+        "WanAnimatePipeline",
     ],
 )
 def test_pipelines_that_order_rows_otherwise_are_not_taken_for_a_family(class_name: str) -> None:
@@ -111,6 +132,9 @@ def test_a_pipeline_without_a_denoiser_is_refused() -> None:
         ("HunyuanDiT", "blocks", 40, "blocks.22"),
         ("AuraFlow", "single_transformer_blocks", 32, "single_transformer_blocks.16"),
         ("Kandinsky 3", "up_blocks", 4, "up_blocks.2"),
+        ("Krea 2", "transformer_blocks", 28, "transformer_blocks.15"),
+        ("Kandinsky 5", "visual_transformer_blocks", 50, "visual_transformer_blocks.27"),
+        ("Wan", "blocks", 40, "blocks.22"),
     ],
 )
 def test_default_taps_of_real_depths(family: str, blocks: str, depth: int, tap: str) -> None:
@@ -119,10 +143,31 @@ def test_default_taps_of_real_depths(family: str, blocks: str, depth: int, tap: 
     assert row(family).default_tap(denoiser) == tap
 
 
+@pytest.mark.parametrize(
+    ("family", "lists", "tap"),
+    [
+        ("HiDream", {"double_stream_blocks": 16, "single_stream_blocks": 32}, "single_stream_blocks.10"),
+        (
+            "HunyuanImage 2.1",
+            {"transformer_blocks": 20, "single_transformer_blocks": 40},
+            "single_transformer_blocks.13",
+        ),
+        ("Ovis-Image", {"transformer_blocks": 6, "single_transformer_blocks": 27}, "single_transformer_blocks.12"),
+        ("Bria", {"transformer_blocks": 4, "single_transformer_blocks": 1}, "transformer_blocks.2"),
+    ],
+)
+def test_default_taps_where_blocks_are_in_two_lists(family: str, lists: dict[str, int], tap: str) -> None:
+    denoiser = nn.Module()
+    for blocks, depth in lists.items():
+        denoiser.add_module(blocks, nn.ModuleList(nn.Identity() for _ in range(depth)))
+    assert row(family).default_tap(denoiser) == tap
+
+
 def test_a_layout_is_known_for_whole_blocks_only() -> None:
     assert row("SD3").layout("transformer_blocks.3").stream == 1
     assert row("SD3").layout("transformer_blocks.3.attn").stream is None
     assert row("FLUX.2").layout("single_transformer_blocks.3").image == "last"
+    assert row("ERNIE-Image").layout("layers.3").rows == 1
 
 
 @pytest.mark.parametrize(

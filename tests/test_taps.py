@@ -5,6 +5,7 @@ is the text of a run without guidance. Where a place lies in a map is found by d
 """
 
 import inspect
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
@@ -17,19 +18,31 @@ from tiny import TINY
 from torch import Tensor, nn
 from torch.nn.functional import pixel_unshuffle
 
-from probeselect.backbones.families import FAMILIES, Layout, family_of, prompt_keywords
+from probeselect.backbones.families import FAMILIES, Family, Layout, family_of, prompt_keywords
 from probeselect.backbones.loading import Backbone, load_backbone
 from probeselect.backbones.taps import X0, Tap, TapReader, TokenGrid, conditional_rows
 from probeselect.core.errors import ProbeSelectError, UsageError
 
 SEEDS = [3, 5, 8]
 PROMPTS = ["red cat", "dog", "two birds"]
-# CogView4 pads texts to the longest of the batch and masks nothing: only texts of one length are alike in any batch.
-EQUALLY_LONG = ["red cat", "big dog", "one hen"]
+# Families that pad texts to the longest of the batch and mask nothing: only texts of one length are alike in any batch.
+# The padding of Qwen-Image 2.1 is masked, but the image's positions count from its end.
+ONE_LENGTH = ["red cat", "big dog", "one hen"]
+EQUALLY_LONG = {"CogView4": ONE_LENGTH, "Kandinsky 5": ONE_LENGTH, "Qwen-Image 2.1": ONE_LENGTH, "OmniGen": ONE_LENGTH}
+# What the text encoder sees of a prompt of GLM-Image is what stands in quotes.
+EQUALLY_LONG["GLM-Image"] = [f"'{text}'" for text in ONE_LENGTH]
 # family -> channels of the default tap, latent size over map size
 MAPS = dict.fromkeys(TINY, (16, 2))
-MAPS |= {"SD 1/2": (8, 1), "LCM": (8, 1), "SDXL": (8, 2), "Sana": (16, 1)}
-MAPS |= {"Kandinsky 2.2": (16, 1), "Kandinsky 3": (8, 2)}
+MAPS |= {"SD 1/2": (8, 1), "LCM": (8, 1), "SDXL": (8, 2), "Kolors": (8, 2), "Sana": (16, 1), "Sana Sprint": (16, 1)}
+MAPS |= {"Kandinsky 2.2": (16, 1), "Kandinsky 3": (8, 2), "DeepFloyd IF": (8, 1)}
+MAPS |= {"InstructPix2Pix": (8, 1), "InstructPix2Pix XL": (8, 2)}
+MAPS |= dict.fromkeys(["Qwen-Image 2.1", "HunyuanImage 2.1", "Bria FIBO", "ERNIE-Image", "LTX-Video"], (16, 1))
+MAPS |= {"Cosmos 2": (32, 2), "Wan": (24, 2), "CogVideoX": (32, 2), "HunyuanVideo": (20, 1)}
+FRAMES = dict.fromkeys(["Wan", "LTX-Video", "CogVideoX", "HunyuanVideo"], 3) | {"Mochi": 2}  # of the latents
+# With guidance it runs for one picture alone: its timesteps are for two rows.
+ONE_AT_A_TIME = ["PRX"]
+# Guidance is an input of the denoiser, or a denoiser that never sees the prompt.
+ONE_CALL = ["LCM", "Sana Sprint", "Ideogram 4"]
 
 every_family = pytest.mark.parametrize("name", TINY)
 
@@ -44,7 +57,7 @@ def backbone(name: str) -> Backbone:
 
 
 def prompts_for(name: str) -> list[str]:
-    return EQUALLY_LONG if name == "CogView4" else PROMPTS
+    return PROMPTS[:1] if name in ONE_AT_A_TIME else EQUALLY_LONG.get(name, PROMPTS)
 
 
 def run_first_step(name: str, prompts: list[str], seeds: list[int], guided: bool, **more: Any) -> None:
@@ -55,7 +68,13 @@ def run_first_step(name: str, prompts: list[str], seeds: list[int], guided: bool
     if guided and takes_negative:
         call["negative_prompt"] = ["ugly"] * len(prompts)
     if not guided:
-        call["true_cfg_scale" if "true_cfg_scale" in call else "guidance_scale"] = 0.0
+        call["true_cfg_scale" if "true_cfg_scale" in call else "guidance_scale"] = 1.0 if name == "PRX" else 0.0
+    if name == "HiDream":  # its pictures have the area of the default size
+        pipe.default_sample_size = 1.000001 * math.sqrt(call["height"] * call["width"]) / 2
+    if name == "HunyuanImage 2.1":
+        call.pop("guidance_scale", None)
+        switch = pipe.guider.enable if guided else pipe.guider.disable
+        switch()
 
     def stop(*args: Any, **kwargs: Any) -> None:
         raise FirstStepDone
@@ -84,14 +103,22 @@ def the_map(name: str, prompts: list[str], seeds: list[int], **more: Any) -> Ten
     return only
 
 
-def wide(name: str) -> dict[str, int]:
-    return {"width": 2 * TINY[name][1]["width"]}
+def wide(name: str) -> dict[str, Any]:
+    """Keywords for latents of 8 x 16."""
+    call = TINY[name][1]
+    more: dict[str, Any] = {"width": 2 * call["width"]} if "width" in call else {}
+    if "image" in call:
+        more["image"] = call["image"].resize((32, 16))
+    if "prior_token_ids" in call:
+        more["prior_token_ids"] = torch.arange(32)[None] % 16
+    return more
 
 
 def texts_of(denoiser: nn.Module, args: Any, kwargs: Any) -> list[Tensor]:
     """What tells the prompts apart in one denoiser call, row by row."""
     given = inspect.signature(type(denoiser).forward).bind(denoiser, *args, **kwargs).arguments
-    texts = given.get("encoder_hidden_states", given.get("cap_feats"))
+    names = ("encoder_hidden_states", "encoder_hidden_states_t5", "cap_feats", "text_bth", "input_ids")
+    texts = next((given[name] for name in names if given.get(name) is not None), None)
     return list(given["added_cond_kwargs"]["image_embeds"] if texts is None else texts)
 
 
@@ -117,8 +144,9 @@ def numbered_rows(module: nn.Module, calls: list[Any]) -> Iterator[None]:
             return tuple(number(element) for element in value)
         if not isinstance(value, Tensor):
             return value
-        rows = 100.0 * (len(calls) - 1) + torch.arange(len(value))
-        return rows.view(-1, *[1] * (value.ndim - 1)).expand_as(value)
+        rows = 100.0 * (len(calls) - 1) + torch.arange(len(calls[-1]))
+        first = 0 if len(value) == len(rows) else 1  # ERNIE-Image has sequences of rows
+        return rows.view([len(rows) if axis == first else 1 for axis in range(value.ndim)]).expand_as(value)
 
     handle = module.register_forward_hook(lambda module, args, output: number(output))
     yield
@@ -127,13 +155,16 @@ def numbered_rows(module: nn.Module, calls: list[Any]) -> Iterator[None]:
 
 def check_rows(name: str, **more: Any) -> None:
     bb, prompts = backbone(name), prompts_for(name)
+    seeds = SEEDS[: len(prompts)]
     with watching_texts(bb.denoiser) as unguided:
-        run_first_step(name, prompts, SEEDS, guided=False)
-    assert [len(call) for call in unguided] == [3], "without guidance: one call, one row per candidate"
+        run_first_step(name, prompts, seeds, guided=False)
+    if name == "OmniGen":  # always guided, with one negative prompt for all: its rows are alike
+        unguided = [[row for row in unguided[0] if sum(torch.equal(row, other) for other in unguided[0]) == 1]]
+    assert [len(call) for call in unguided] == [len(seeds)], "without guidance: one call, one row per candidate"
     module = bb.taps[0].module(bb.denoiser)
     with watching_texts(bb.denoiser) as calls, numbered_rows(module, calls):
-        rows = the_map(name, prompts, SEEDS, **more)  # [n, C, H, W], constant in each row
-    assert sum(len(call) for call in calls) >= (3 if name == "LCM" else 6), "guidance was on"
+        rows = the_map(name, prompts, seeds, **more)  # [n, C, H, W], constant in each row
+    assert sum(len(call) for call in calls) >= len(seeds) * (1 if name in ONE_CALL else 2), "guidance was on"
     assert torch.equal(rows.amin((1, 2, 3)), rows.amax((1, 2, 3)))
     for number, text in zip(rows[:, 0, 0, 0].int().tolist(), unguided[0], strict=True):
         found = calls[number // 100][number % 100]
@@ -151,47 +182,54 @@ def test_the_skip_layer_call_of_sd3_is_not_the_one_read() -> None:
 
 @every_family
 def test_a_candidate_has_the_same_map_alone_and_in_a_batch(name: str) -> None:
-    prompts = prompts_for(name)
+    prompts, guided = EQUALLY_LONG.get(name, PROMPTS), name not in ONE_AT_A_TIME
     channels, ratio = MAPS[name]
-    together = the_map(name, prompts, SEEDS)
+    together = the_map(name, prompts, SEEDS, guided=guided)
     assert together.shape == (3, channels, 8 // ratio, 8 // ratio)
     for row, prompt, seed in zip(together, prompts, SEEDS, strict=True):
-        assert torch.allclose(the_map(name, [prompt], [seed])[0], row, atol=1e-4)
+        assert torch.allclose(the_map(name, [prompt], [seed], guided=guided)[0], row, atol=1e-4)
     assert not torch.allclose(together[0], together[1], atol=1e-2), "the comparison would not see a swap"
 
 
 @every_family
 def test_guidance_does_not_change_the_map_of_the_first_step(name: str) -> None:
-    if name == "LCM":
-        pytest.skip("its guidance scale is an input of the denoiser")
-    guided = the_map(name, prompts_for(name), SEEDS, guided=True, **wide(name))
-    unguided = the_map(name, prompts_for(name), SEEDS, guided=False, **wide(name))
+    if name in ONE_CALL:
+        pytest.skip("there is one call either way")
+    prompts = prompts_for(name)
+    guided, unguided = (the_map(name, prompts, SEEDS[: len(prompts)], guided=on, **wide(name)) for on in (True, False))
     channels, ratio = MAPS[name]
-    assert guided.shape == unguided.shape == (3, channels, 8 // ratio, 16 // ratio)
+    assert guided.shape == unguided.shape == (len(prompts), channels, 8 // ratio, 16 // ratio)
     assert torch.allclose(guided, unguided, atol=1e-4)
 
 
-def disturb(latents: Any) -> Any:
-    """Latents of 8 x 16 (or tokens of 4 x 8) with a peak at rows 2-3, columns 10-11 (token 1, 5)."""
+def disturb(latents: Any, family: Family, frames: int) -> Any:
+    """Latents of 8 x 16, or tokens of 4 x 8 or 8 x 16 (with text before them), with a peak in every frame.
+
+    It lies in the second quarter from above and the sixth eighth from the left.
+    """
     if isinstance(latents, list):
-        return [disturb(latent) for latent in latents]
+        return [disturb(latent, family, frames) for latent in latents]
     latents = latents.clone()
     if latents.ndim == 3:
-        latents[:, 1 * 8 + 5] += 30
+        height = 8 if latents.shape[1] == frames * 8 * 16 else 4
+        own = latents[:, -frames * height * 2 * height :].unflatten(1, (frames, height, 2 * height))
+        own[:, :, height // 4 : height // 2, height * 10 // 8 : height * 12 // 8] += 30
+    elif family.name == "Kandinsky 5":  # channels last
+        latents[..., 2:4, 10:12, :] += 30
     else:
         latents[..., 2:4, 10:12] += 30
     return latents
 
 
 @contextmanager
-def disturbed_latents(denoiser: nn.Module) -> Iterator[None]:
+def disturbed_latents(bb: Backbone, frames: int) -> Iterator[None]:
     def hook(module: nn.Module, args: Any, kwargs: Any) -> Any:
         if args:
-            return (disturb(args[0]), *args[1:]), kwargs
+            return (disturb(args[0], bb.family, frames), *args[1:]), kwargs
         first = "sample" if "sample" in kwargs else "hidden_states"
-        return args, {**kwargs, first: disturb(kwargs[first])}
+        return args, {**kwargs, first: disturb(kwargs[first], bb.family, frames)}
 
-    handle = denoiser.register_forward_pre_hook(hook, with_kwargs=True)
+    handle = bb.denoiser.register_forward_pre_hook(hook, with_kwargs=True)
     yield
     handle.remove()
 
@@ -203,6 +241,14 @@ OTHER_TAPS = {
     "Chroma": ["single_transformer_blocks[1]"],
     "Z-Image": ["noise_refiner.0:first"],
     "AuraFlow": ["joint_transformer_blocks.0"],
+    "HiDream": ["double_stream_blocks.0"],
+    "HunyuanImage 2.1": ["transformer_blocks.0"],
+    "Bria": ["transformer_blocks.0"],
+    "Bria FIBO": ["transformer_blocks.0"],
+    "Ovis-Image": ["transformer_blocks.0"],
+    "LongCat-Image": ["transformer_blocks.0"],
+    "Wan": ["patch_embedding"],
+    "HunyuanVideo": ["transformer_blocks.0"],
     "SD 1/2": ["down_blocks.0", "up_blocks.2", "up_blocks.1.attentions.0"],
     "SD3": ["transformer_blocks.0", "transformer_blocks.1"],
 }
@@ -212,9 +258,10 @@ OTHER_TAPS = {
 def test_a_map_lies_as_the_image_does(name: str) -> None:
     bb = backbone(name)
     taps = [tap.name for tap in bb.taps] + OTHER_TAPS.get(name, [])
-    clean = maps_of(name, prompts_for(name), SEEDS, taps=taps, **wide(name))
-    with disturbed_latents(bb.denoiser):
-        disturbed = maps_of(name, prompts_for(name), SEEDS, taps=taps, **wide(name))
+    prompts = prompts_for(name)
+    clean = maps_of(name, prompts, SEEDS[: len(prompts)], taps=taps, **wide(name))
+    with disturbed_latents(bb, FRAMES.get(name, 1)):
+        disturbed = maps_of(name, prompts, SEEDS[: len(prompts)], taps=taps, **wide(name))
     assert len(clean) == len(taps)
     for tap, before in clean.items():
         height, width = before.shape[-2:]
@@ -311,11 +358,39 @@ def test_an_unlisted_model_has_its_conditional_rows_last() -> None:
         read_toy(tokens, rows=6)
 
 
-@pytest.mark.parametrize(("family", "rows"), [("SDXL", 5), ("SDXL", 1), ("FLUX.1", 4), ("LCM", 4)])
+@pytest.mark.parametrize(("family", "rows"), [("SDXL", 5), ("SDXL", 1), ("FLUX.1", 4), ("LCM", 4), ("OmniGen", 8)])
 def test_rows_that_do_not_fit_the_family_are_refused(family: str, rows: int) -> None:
     row = next(f for f in FAMILIES if f.name == family)
     with pytest.raises(ProbeSelectError, match=f"{rows} rows for 2 candidates"):
         conditional_rows(torch.zeros(rows, 1), 2, row)
+
+
+def test_of_three_parts_the_conditional_one_is_kept() -> None:
+    row = next(f for f in FAMILIES if f.name == "InstructPix2Pix")
+    rows = torch.arange(6.0)[:, None]
+    assert conditional_rows(rows, 2, row).flatten().tolist() == [0, 1]
+    assert conditional_rows(rows[:4], 2, row).flatten().tolist() == [0, 1]
+
+
+def test_a_map_of_a_clip_is_the_mean_over_its_frames() -> None:
+    clip = torch.stack([LATENTS, 3 * LATENTS], 2)  # [6, 3, 2, 4, 6]
+    grid = TokenGrid(4, 6, 48, None, 2)
+    sequence = clip.flatten(2).transpose(1, 2)  # frame by frame
+    tap = Tap("block", "block", Layout())
+    for output in (sequence, clip, (sequence, None)):
+        assert torch.allclose(tap.map(output, grid), 2 * LATENTS)
+    behind = torch.cat([torch.zeros(6, 5, 3), sequence], 1)
+    assert torch.allclose(Tap("block", "block", Layout(image="last")).map(behind, grid), 2 * LATENTS)
+    assert torch.allclose(Tap("block", "block", Layout(rows=1)).map(sequence.transpose(0, 1), grid), 2 * LATENTS)
+
+
+@pytest.mark.parametrize("family", [family for family in FAMILIES if family.latents != "NCFHW"] + [FAMILIES[0]])
+def test_latents_of_clips_become_maps_by_their_axes(family: Family) -> None:
+    clip = torch.stack([LATENTS, 3 * LATENTS], 2)
+    reader = TapReader(SimpleNamespace(denoiser=None, family=family, taps=()))
+    assert torch.allclose(
+        reader.latent_map(clip.permute(["NCFHW".index(axis) for axis in family.latents])), 2 * LATENTS
+    )
 
 
 def test_reference_images_behind_the_image_are_left_out() -> None:

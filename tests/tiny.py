@@ -5,60 +5,33 @@ TINY holds one builder per family, with keywords for a guided call of 4 steps.
 """
 
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import diffusers
-import torch
 import transformers
-from diffusers import DiffusionPipeline, FlowMatchEulerDiscreteScheduler
+from diffusers import DiffusionPipeline
+from PIL import Image
+from tiny_parts import (
+    _LLM,
+    HIDDEN,
+    LETTERS,
+    _clip_config,
+    _clip_tokenizer,
+    _flow,
+    _gemma,
+    _llm_tokenizer,  # noqa: F401  others take it from here
+    _movq,
+    _qwen_tokenizer,
+    _ready,
+    _seeded,
+    _t5,
+    _t5_tokenizer,
+    _vae,
+)
 from torch import nn
-
-LETTERS = "abcdefghijklmnopqrstuvwxyz"
-HIDDEN = 16
-
-
-def _seeded(build: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-    torch.manual_seed(0)
-    return build(*args, **kwargs)
-
-
-def _clip_tokenizer() -> Any:
-    vocab = {"<|startoftext|>": 0, "<|endoftext|>": 1}
-    for letter in LETTERS:
-        vocab[letter] = len(vocab)
-        vocab[f"{letter}</w>"] = len(vocab)
-    return transformers.CLIPTokenizer(vocab=vocab, merges=[], model_max_length=16)
-
-
-def _clip_config() -> Any:
-    return transformers.CLIPTextConfig(
-        hidden_size=HIDDEN, intermediate_size=HIDDEN, num_attention_heads=2, num_hidden_layers=2, vocab_size=54,
-        projection_dim=HIDDEN, max_position_embeddings=16, bos_token_id=0, eos_token_id=1, pad_token_id=1,
-    )  # fmt: skip
-
-
-def _t5_tokenizer() -> Any:
-    vocab = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), ("▁", -2.0), *((letter, -3.0) for letter in LETTERS)]
-    return transformers.T5Tokenizer(vocab=vocab, extra_ids=0, model_max_length=16)
-
-
-def _t5(width: int = HIDDEN) -> Any:
-    config = transformers.T5Config(vocab_size=32, d_model=width, d_kv=8, d_ff=width, num_layers=1, num_heads=2)
-    return _seeded(transformers.T5EncoderModel, config)
-
-
-def _vae(latent_channels: int, blocks: int = 2) -> Any:
-    return _seeded(
-        diffusers.AutoencoderKL,
-        block_out_channels=(8,) * blocks, latent_channels=latent_channels, norm_num_groups=4, sample_size=16,
-        down_block_types=("DownEncoderBlock2D",) * blocks, up_block_types=("UpDecoderBlock2D",) * blocks,
-        shift_factor=0.0,
-    )  # fmt: skip
-
-
-def _flow() -> FlowMatchEulerDiscreteScheduler:
-    return FlowMatchEulerDiscreteScheduler()
+from zoo.text_to_image import CASES as TEXT_TO_IMAGE
 
 
 def tiny_sd(scheduler: Any = None) -> DiffusionPipeline:
@@ -138,32 +111,6 @@ def tiny_flux(scheduler: Any = None) -> DiffusionPipeline:
         tokenizer_2=_t5_tokenizer(),
     )  # fmt: skip
     return _ready(pipe)
-
-
-def _llm_tokenizer(build: Any = transformers.Qwen2Tokenizer, **specials: str) -> Any:
-    vocab = {token: index for index, token in enumerate([*specials.values(), *LETTERS, "Ġ"])}
-    tokenizer = build(vocab=vocab, merges=[], model_max_length=256, **specials)
-    tokenizer.chat_template = "{% for message in messages %}{{ message['content'] }}{% endfor %}"
-    return tokenizer
-
-
-def _qwen_tokenizer() -> Any:
-    return _llm_tokenizer(eos_token="<|endoftext|>", pad_token="<|pad|>")
-
-
-def _gemma() -> dict[str, Any]:
-    tokenizer = _llm_tokenizer(
-        transformers.GemmaTokenizer,
-        pad_token="<pad>", eos_token="<eos>", bos_token="<bos>", unk_token="<unk>", mask_token="<mask>",
-    )  # fmt: skip
-    config = transformers.Gemma2Config(**_LLM, head_dim=8, query_pre_attn_scalar=8)
-    return {"tokenizer": tokenizer, "text_encoder": _seeded(transformers.Gemma2Model, config)}
-
-
-_LLM = {
-    "vocab_size": 40, "hidden_size": HIDDEN, "intermediate_size": HIDDEN, "num_hidden_layers": 2,
-    "num_attention_heads": 2, "num_key_value_heads": 1, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 1,
-}  # fmt: skip
 
 
 def tiny_flux2() -> DiffusionPipeline:
@@ -325,14 +272,6 @@ def tiny_cogview4() -> DiffusionPipeline:
     return _ready(pipe)
 
 
-def _movq() -> Any:
-    return _seeded(
-        diffusers.VQModel,
-        block_out_channels=(8, 16), latent_channels=4, vq_embed_dim=4, num_vq_embeddings=8, norm_num_groups=4,
-        down_block_types=("DownEncoderBlock2D",) * 2, up_block_types=("UpDecoderBlock2D",) * 2,
-    )  # fmt: skip
-
-
 def tiny_kandinsky22() -> DiffusionPipeline:
     """Prior and decoder in one pipeline, called with a prompt."""
     unet = _seeded(
@@ -373,17 +312,21 @@ def tiny_kandinsky3() -> DiffusionPipeline:
     return _ready(pipe)
 
 
-def _ready(pipe: DiffusionPipeline) -> DiffusionPipeline:
-    for component in pipe.components.values():
-        if isinstance(component, nn.Module):
-            component.eval()
-    pipe.set_progress_bar_config(disable=True)
-    return pipe
-
-
 _GUIDED = {"height": 16, "width": 16, "num_inference_steps": 4, "guidance_scale": 4.0}
 _TRUE_GUIDED = {"height": 16, "width": 16, "num_inference_steps": 4, "true_cfg_scale": 4.0}
 _EXACT_SIZE = {"use_resolution_binning": False}
+
+_CLIP = {**_GUIDED, "height": 64, "width": 64, "num_frames": 9, "max_sequence_length": 16}
+_PICTURE = {
+    "image": Image.new("RGB", (16, 16), (90, 120, 200)), "num_inference_steps": 4, "guidance_scale": 4.0,
+    "image_guidance_scale": 1.5,
+}  # fmt: skip
+
+
+def _from_zoo(module: str, pipeline: str) -> Callable[[], DiffusionPipeline]:
+    """A builder of the zoo, looked up when it is called: those modules build on this one."""
+    return lambda: next(case for case in import_module(f"zoo.{module}").CASES if case.name == pipeline).build()
+
 
 # family name in FAMILIES -> (builder, keywords of a guided call at 16 px, where latents are 8 x 8)
 TINY: dict[str, tuple[Callable[..., DiffusionPipeline], dict[str, Any]]] = {
@@ -404,6 +347,45 @@ TINY: dict[str, tuple[Callable[..., DiffusionPipeline], dict[str, Any]]] = {
     "CogView4": (tiny_cogview4, _GUIDED),
     "Kandinsky 2.2": (tiny_kandinsky22, {**_GUIDED, "prior_num_inference_steps": 2}),
     "Kandinsky 3": (tiny_kandinsky3, {**_GUIDED, "height": 64, "width": 64}),
+    **{
+        name: next((case.build, case.arguments) for case in TEXT_TO_IMAGE if case.name == f"{pipeline}Pipeline")
+        for name, pipeline in {
+            "Kolors": "Kolors",
+            "HiDream": "HiDreamImage",
+            "Qwen-Image 2.1": "QwenImage21",
+            "HunyuanImage 2.1": "HunyuanImage",
+            "Kandinsky 5": "Kandinsky5T2I",
+            "CogView3+": "CogView3Plus",
+            "Bria": "Bria",
+            "Bria FIBO": "BriaFibo",
+            "PRX": "PRX",
+            "Ovis-Image": "OvisImage",
+            "LongCat-Image": "LongCatImage",
+            "Krea 2": "Krea2",
+            "Sana Sprint": "SanaSprint",
+            "Lumina": "Lumina",
+            "NucleusMoE-Image": "NucleusMoEImage",
+            "Cosmos 2": "Cosmos2TextToImage",
+            "DeepFloyd IF": "IF",
+            "OmniGen": "OmniGen",
+            "GLM-Image": "GlmImage",
+            "ERNIE-Image": "ErnieImage",
+            "Ideogram 4": "Ideogram4",
+        }.items()
+    },
+    "InstructPix2Pix": (_from_zoo("stable_diffusion", "StableDiffusionInstructPix2PixPipeline"), _PICTURE),
+    "InstructPix2Pix XL": (
+        _from_zoo("stable_diffusion_xl", "StableDiffusionXLInstructPix2PixPipeline"),
+        {**_PICTURE, "height": 16, "width": 16},
+    ),
+    "Wan": (_from_zoo("video", "WanPipeline"), _CLIP),
+    "LTX-Video": (_from_zoo("video", "LTXPipeline"), {**_CLIP, "height": 32, "width": 32}),
+    "CogVideoX": (_from_zoo("video", "CogVideoXPipeline"), _CLIP),
+    "HunyuanVideo": (
+        _from_zoo("video", "HunyuanVideoPipeline"),
+        {**_CLIP, "true_cfg_scale": 4.0, "prompt_template": {"template": "{}", "crop_start": 0}},
+    ),
+    "Mochi": (_from_zoo("video", "MochiPipeline"), _CLIP),
 }
 
 

@@ -5,16 +5,18 @@ or seeds: the caller says when a step begins (`clear`) and how many candidates t
 
 Shapes: rows = g * n rows of a denoiser call for n candidates; C channels; H, W the height and width of the
 module's own map, or of the latent over the patch size for token streams.
+
+Clips: a map is the mean over the latent frames. So it has the shape of a picture's, whatever the number of frames, and
+one probe fits clips of any length; what it cannot see is motion.
 """
 
 import difflib
 import inspect
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
-from math import prod
 from typing import Any, Literal, Protocol, Self
 
 import torch
@@ -22,49 +24,8 @@ from torch import Tensor, nn
 
 from probeselect.backbones.cross_attention import CrossAttention, cross_attention_layers
 from probeselect.backbones.families import Family, Layout
+from probeselect.backbones.token_grid import TokenGrid
 from probeselect.core.errors import ProbeSelectError, UsageError
-
-
-@dataclass(frozen=True)
-class TokenGrid:
-    """Where one denoiser call has its image tokens."""
-
-    height: int
-    width: int
-    tokens: int  # height * width and the tokens of reference images behind them
-    text_lengths: Tensor | None = None  # [rows], where each row has its own number of text tokens
-
-    @classmethod
-    def of(cls, denoiser: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]) -> "TokenGrid":
-        """Read the grid from the arguments of a denoiser call, whatever the aspect ratio."""
-        bound = inspect.signature(type(denoiser).forward).bind(denoiser, *args, **kwargs)
-        bound.apply_defaults()
-        given = {name: value for name, value in bound.arguments.items() if value is not None}
-        if "img_ids" in given:  # FLUX, Chroma: [tokens, (image, y, x, ...)], some with a dimension of rows
-            ids = given["img_ids"].flatten(0, -2)[: given["img_ids"].shape[-2]]
-            own = ids[ids[:, 0] == ids[0, 0]]  # reference images have another first coordinate
-            height, width = ((own.amax(0) - own.amin(0))[1:3].int() + 1).tolist()
-            return cls(height, width, len(ids))
-        if "img_shapes" in given:  # Qwen: per row a list of (frames, height, width), the image's own first
-            shapes = given["img_shapes"][0]
-            _, height, width = shapes[0]
-            return cls(height, width, sum(prod(shape) for shape in shapes))
-        latents = list(given.values())[1]  # the first argument after self
-        latent = latents[0] if isinstance(latents, list) else latents
-        if latent.ndim < 4:
-            raise ProbeSelectError(
-                f"model: cannot tell the height and width of the image tokens of {type(denoiser).__name__}: "
-                f"its input is {list(latent.shape)} and it is given neither `img_ids` nor `img_shapes`"
-            )
-        patch = given.get("patch_size") or getattr(getattr(denoiser, "config", None), "patch_size", None) or 1
-        height, width = (size // patch for size in latent.shape[-2:])
-        mask = given.get("encoder_attention_mask")
-        lengths = mask.sum(1) if mask is not None and mask.ndim == 2 else None
-        return cls(height, width, height * width, lengths)
-
-    def to_map(self, tokens: Tensor) -> Tensor:
-        """[rows, height * width, C] -> [rows, C, height, width]"""
-        return tokens.transpose(1, 2).unflatten(2, (self.height, self.width))
 
 
 @dataclass(frozen=True)
@@ -90,7 +51,9 @@ class Tap:
         path, stream, image = match.groups()
         known = family.layout(path)
         places: dict[str, Literal["first", "last"]] = {":first": "first", ":last": "last"}
-        layout = Layout(int(stream[1:]) if stream else known.stream, places[image] if image else known.image)
+        layout = Layout(
+            int(stream[1:]) if stream else known.stream, places[image] if image else known.image, known.rows
+        )
         return cls(match[0], path, layout)
 
     def module(self, denoiser: nn.Module) -> nn.Module:
@@ -111,9 +74,11 @@ class Tap:
     def map(self, output: Any, grid: TokenGrid) -> Tensor:
         """One output of the module as a map [rows, C, H, W]; else a UsageError that says what to pass."""
         stream = self._stream(output, grid)
+        if stream.ndim == 5:
+            return stream.mean(2)  # over the frames of [rows, C, F, H, W]
         if stream.ndim == 4:
             return stream
-        image = grid.height * grid.width
+        image = grid.image
         length = stream.shape[1]
         if length == grid.tokens or (self.layout.image == "first" and length > image):
             return grid.to_map(stream[:, :image])
@@ -129,8 +94,8 @@ class Tap:
         streams = output if isinstance(output, tuple) else (output,)
         if self.layout.stream is not None:
             streams = streams[self.layout.stream :][:1]
-        maps = [s for s in streams if isinstance(s, Tensor) and s.ndim in (3, 4)]
-        fitting = [s for s in maps if s.ndim == 4 or s.shape[1] == grid.tokens]
+        maps = [s.transpose(0, self.layout.rows) for s in streams if isinstance(s, Tensor) and s.ndim in (3, 4, 5)]
+        fitting = [s for s in maps if s.ndim > 3 or s.shape[1] == grid.tokens]
         if len(fitting or maps) != 1:
             raise self._unclear(output, grid)
         return (fitting or maps)[0]
@@ -164,7 +129,7 @@ class HasTaps(Protocol):
 def conditional_rows(rows: Tensor, n: int, family: Family) -> Tensor:
     """Keep the conditional rows of one denoiser call: [g * n, ...] -> [n, ...] in candidate order."""
     parts, rest = divmod(len(rows), n)
-    if rest or not 1 <= parts <= (2 if family.guidance == "batched" else 1):
+    if rest or not 1 <= parts <= (family.parts if family.guidance == "batched" else 1):
         raise ProbeSelectError(
             f"model: {family.name} gave its denoiser {len(rows)} rows for {n} candidates; "
             f"which of them are conditional is not known"
@@ -247,15 +212,18 @@ class TapReader(AbstractContextManager["TapReader"]):
         return self._conditional(n, text.mean(1))
 
     def latent_map(self, latents: Tensor) -> Tensor:
-        """Latents as the scheduler sees them -> map [n, C, H, W]: packed token streams are unrolled."""
+        """Latents as the scheduler sees them -> map [n, C, H, W]: tokens laid out, the mean over frames."""
         if latents.ndim == 3:
             return self._grid().to_map(latents)
-        return latents.squeeze(2) if latents.ndim == 5 else latents  # [n, C, one frame, H, W]
+        if latents.ndim == 5:
+            axes = self._backbone.family.latents
+            return latents.permute([axes.index(axis) for axis in "NCFHW"]).mean(2)
+        return latents
 
     def _grid(self) -> TokenGrid:
         if self._call is None:
             raise ProbeSelectError("tap: nothing to read, the denoiser has not been called since clear")
-        return TokenGrid.of(self._denoiser, *self._call)
+        return TokenGrid.of(self._denoiser, *self._call, axes=self._backbone.family.latents)
 
     def _conditional(self, n: int, rows: Tensor) -> Tensor:
         return conditional_rows(rows, n, self._backbone.family)

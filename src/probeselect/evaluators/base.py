@@ -5,8 +5,10 @@ Does not know any formula (clip.py, heads.py, blip.py) or name (table.py). Impor
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
@@ -16,6 +18,9 @@ from torch import Tensor, nn
 
 from probeselect.core.errors import ProbeSelectError, UsageError
 from probeselect.core.fingerprint import fingerprint
+from probeselect.evaluators.pictures import Picture, frame_count, frames_of, is_clip, sampled
+
+FRAMES_JUDGED = 8  # of a clip, evenly spaced, the first and the last among them
 
 
 class Evaluator(Protocol):
@@ -54,13 +59,63 @@ def has_features(evaluator: Evaluator) -> bool:
     return bool(getattr(evaluator, "has_features", True))
 
 
-def judge(evaluator: Evaluator, images: Sequence[Image.Image], prompts: Sequence[str]) -> tuple[Tensor | None, Tensor]:
-    """Return the features [N, ...], or None where the evaluator has none, and the rewards [N], without gradients."""
-    if not has_features(evaluator):
-        return None, evaluator(images, prompts)
-    features = evaluator.features(images)
-    with torch.no_grad():
-        return features, evaluator.score(features, prompts)
+@dataclass(frozen=True)
+class Judgement:
+    """What an evaluator says of N pictures."""
+
+    rewards: Tensor  # [N]; of a clip the mean of its judged frames, NaN where one of them has none
+    features: Tensor | None  # [N, ...]; None where the evaluator has none, or one of the pictures is a clip
+    reasons: list[list[str]]  # of each picture: what a still lacks, the worst frame of a clip; often empty
+
+
+def judged(evaluator: Evaluator, pictures: Sequence[Picture], prompts: Sequence[str]) -> Judgement:
+    """Return what an evaluator says of N pictures, without gradients: stills or clips, in any output type.
+
+    Of a clip FRAMES_JUDGED frames are judged; the frames of all clips go to the evaluator in one call.
+
+    Raises UsageError for what is no picture (latents, values outside [0, 1]), and unless there is a prompt for each.
+    """
+    features, rewards, lines = _seen(evaluator, pictures, prompts)
+    tell = getattr(evaluator, "reasons", None)
+    reasons = tell(features, prompts) if tell and features is not None else [[] for _ in prompts]
+    return Judgement(rewards, features, [[line] if line else why for line, why in zip(lines, reasons, strict=True)])
+
+
+def judge(evaluator: Evaluator, pictures: Sequence[Picture], prompts: Sequence[str]) -> tuple[Tensor | None, Tensor]:
+    """Return features and rewards of N pictures, as in `Judgement`, where the reasons are not asked for."""
+    features, rewards, _ = _seen(evaluator, pictures, prompts)
+    return features, rewards
+
+
+def _seen(
+    evaluator: Evaluator, pictures: Sequence[Picture], prompts: Sequence[str]
+) -> tuple[Tensor | None, Tensor, list[str]]:
+    """Return features, rewards and, of every clip, a line that names its worst frame ("" for a still)."""
+    check_pairs(pictures, prompts)
+    clips = [is_clip(picture) for picture in pictures]
+    frames = [frames_of(picture, FRAMES_JUDGED) for picture in pictures]
+    images = [frame for mine in frames for frame in mine]
+    if not any(clips) and has_features(evaluator):
+        features = evaluator.features(images)
+        with torch.no_grad():
+            return features, evaluator.score(features, prompts), [""] * len(pictures)
+    rewards = evaluator(images, [prompt for prompt, mine in zip(prompts, frames, strict=True) for _ in mine])
+    if not any(clips):
+        return None, rewards, [""] * len(pictures)
+    by_picture = rewards.split([len(mine) for mine in frames])
+    lines = [
+        worst_frame(each.tolist(), frame_count(picture)) if clip else ""
+        for each, picture, clip in zip(by_picture, pictures, clips, strict=True)
+    ]
+    return None, torch.stack([each.mean() for each in by_picture]), lines
+
+
+def worst_frame(rewards: Sequence[float], count: int) -> str:
+    """Return one line that names the worst of a clip's judged frames; `count` is how many frames it has."""
+    missing = [i for i, reward in enumerate(rewards) if not math.isfinite(reward)]
+    worst = missing[0] if missing else min(range(len(rewards)), key=rewards.__getitem__)
+    number = sampled(count, FRAMES_JUDGED)[worst] + 1
+    return f"worst frame {number} of {count}: " + ("no reward" if missing else f"{rewards[worst]:.3g}")
 
 
 def identity(evaluator: object) -> str:

@@ -2,8 +2,8 @@
 
 import statistics
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -25,7 +25,10 @@ ARGUMENTS: dict[str, Any] = {"num_inference_steps": 20, "guidance_scale": 3.0}
 
 
 def run_bench(prompt_count: int, repeats: int) -> Iterator[dict[str, Any]]:
-    """Yield one row per figure: what is compared, both costs (medians of seconds, or counts), and their ratio."""
+    """Yield one row per figure: what is compared, both costs (medians of seconds, or counts), and the ratio.
+
+    The ratio of times is the median over rounds, not that of the two medians.
+    """
     backbone = load_backbone("embedded", device="cpu")
     prompts = list(draw_prompts(prompt_count, seed=1, split="val"))
     yield from _selection(backbone, prompts, repeats, f"{prompt_count} prompts in shared waves")
@@ -36,27 +39,52 @@ def run_bench(prompt_count: int, repeats: int) -> Iterator[dict[str, Any]]:
     yield from _projection(repeats)
 
 
-def _row(what: str, cost: float, reference: float, unit: str = "seconds") -> dict[str, Any]:
+@dataclass(frozen=True)
+class Paired:
+    """Seconds of tasks that took turns: `rounds[r][t]` of task t in round r. Neighbours in time are compared alone."""
+
+    rounds: Sequence[Sequence[float]]
+
+    def seconds(self, task: int) -> float:
+        """The median of one task."""
+        return statistics.median(times[task] for times in self.rounds)
+
+    def ratio(self, task: int = 0, reference: int = 1) -> float:
+        """The median over rounds of one task's time over another's in the same round."""
+        return statistics.median(times[task] / times[reference] for times in self.rounds)
+
+
+def paired(repeats: int, *tasks: Callable[[], Any], clock: Callable[[], float] = time.perf_counter) -> Paired:
+    """Time tasks in rounds, forwards and backwards in turn (A B, B A, A B ...), after one run each to warm up.
+
+    A slow spell of the machine then spoils single rounds, which their median leaves out, and a machine that slows down
+    steadily favours neither side.
+    """
+    for task in tasks:
+        task()
+    rounds = []
+    for number in range(repeats):
+        taken = [0.0] * len(tasks)
+        for i in range(len(tasks))[:: -1 if number % 2 else 1]:
+            began = clock()
+            tasks[i]()
+            taken[i] = clock() - began
+        rounds.append(taken)
+    return Paired(rounds)
+
+
+def _row(what: str, cost: float, reference: float, unit: str = "seconds", ratio: float | None = None) -> dict[str, Any]:
     return {
         "what": what,
         "cost": round(cost, 5),
         "reference": round(reference, 5),
         "unit": unit,
-        "ratio": cost / reference,
+        "ratio": cost / reference if ratio is None else ratio,
     }
 
 
-def _paired(repeats: int, *tasks: Callable[[], Any]) -> list[float]:
-    """Median seconds of every task; they take turns, so that a slow spell of the machine hits all."""
-    times: list[list[float]] = [[] for _ in tasks]
-    for task in tasks:
-        task()  # warm up
-    for _ in range(repeats):
-        for taken, task in zip(times, tasks, strict=True):
-            began = time.perf_counter()
-            task()
-            taken.append(time.perf_counter() - began)
-    return [statistics.median(taken) for taken in times]
+def _compared(what: str, times: Paired, task: int = 0, reference: int = 1) -> dict[str, Any]:
+    return _row(what, times.seconds(task), times.seconds(reference), ratio=times.ratio(task, reference))
 
 
 def _selection(backbone: Backbone, prompts: list[str], repeats: int, what: str) -> Iterator[dict[str, Any]]:
@@ -71,8 +99,8 @@ def _selection(backbone: Backbone, prompts: list[str], repeats: int, what: str) 
             backbone.pipe.set_progress_bar_config(disable=True)
             backbone.pipe(part, generator=generators, **ARGUMENTS)
 
-    select, all_five = _paired(repeats, lambda: sampler(prompts, N, 1, [RUNG], **ARGUMENTS), everything)
-    yield _row(f"5 -> 1 at {RUNG:.0%} over finishing all five, {what} (limit 0.36)", select, all_five)
+    times = paired(repeats, lambda: sampler(prompts, N, 1, [RUNG], **ARGUMENTS), everything)
+    yield _compared(f"5 -> 1 at {RUNG:.0%} over finishing all five, {what} (limit 0.36)", times)
 
 
 def _resuming(backbone: Backbone, prompts: list[str], repeats: int) -> dict[str, Any]:
@@ -82,8 +110,8 @@ def _resuming(backbone: Backbone, prompts: list[str], repeats: int) -> dict[str,
         for _ in rollout(backbone, candidates_of(prompts, N), rungs, **ARGUMENTS):
             pass
 
-    interrupted, straight = _paired(repeats, lambda: run([RUNG]), lambda: run([]))
-    return _row("five candidates stopped at a rung and resumed, over running through", interrupted, straight)
+    times = paired(repeats, lambda: run([RUNG]), lambda: run([]))
+    return _compared("five candidates stopped at a rung and resumed, over running through", times)
 
 
 def _scoring(backbone: Backbone, prompt: str, repeats: int) -> dict[str, Any]:
@@ -105,9 +133,9 @@ def _scoring(backbone: Backbone, prompt: str, repeats: int) -> dict[str, Any]:
             maps = {**reader.read(N), X0.name: stage.maps[X0.name]}
         scorer(replace(stage, maps=maps))
 
-    both, one_step = _paired(max(repeats, 15), step_and_score, step)
+    times = paired(max(repeats, 15), step_and_score, step)
     what = f"tap, projection and scoring of {N} candidates over one denoiser step of them (limit 0.25)"
-    return _row(what, both - one_step, one_step)
+    return _row(what, times.seconds(0) - times.seconds(1), times.seconds(1), ratio=times.ratio() - 1)
 
 
 def _operations() -> dict[str, Any]:
@@ -167,6 +195,6 @@ def _projection(repeats: int) -> Iterator[dict[str, Any]]:
             flat = sample.flatten(1)
             torch.linalg.eigh(flat @ flat.T)
 
-    projection, svd, eigen = _paired(repeats, fixed, full_svd, eigh)
-    yield _row("per-sample SVD over the fixed projection, 5 x 608 x 48 x 48", svd, projection)
-    yield _row("per-sample eigh over the fixed projection, 5 x 608 x 48 x 48", eigen, projection)
+    times = paired(repeats, fixed, full_svd, eigh)
+    yield _compared("per-sample SVD over the fixed projection, 5 x 608 x 48 x 48", times, 1, 0)
+    yield _compared("per-sample eigh over the fixed projection, 5 x 608 x 48 x 48", times, 2, 0)

@@ -19,7 +19,8 @@ from probeselect.core.errors import UsageError
 from probeselect.core.judged import short_name
 from probeselect.core.plans import AdaptivePlan
 from probeselect.core.policies import Policy
-from probeselect.sampling.rollout import Stage, Tally, Waves
+from probeselect.sampling.stage import Stage, Tally
+from probeselect.sampling.waves import Waves
 
 
 def check_adaptive(policy: Policy, diversity: float, record: bool) -> None:
@@ -70,13 +71,15 @@ class AdaptiveRun:
         batch_size: int | None,
         tally: Tally,
         progress: Callable[[int, int], None],
+        say: Callable[[str], None],
         **arguments: Any,
     ) -> Iterator[Stage]:
         """As `rollout` does, yield the stage at each rung of each wave, then the finished one.
 
         Before it is asked for the next one, `decide` must be told the scores of the last.
         """
-        waves = Waves(backbone, arguments, batch_size, tally, progress)
+        everyone = [candidate for group in self.members.values() for candidate in group]
+        waves = Waves(backbone, everyone, arguments, batch_size, tally, progress, say)
         while self.opening:
             running = [candidate for group in self.opening for candidate in self._opened(group)]
             for index, rung in enumerate(rungs):
@@ -86,7 +89,11 @@ class AdaptiveRun:
                 running = [running[i] for i in stage.kept]
                 waves.forget_all_but([*running, *self.order()])
             self.wave += 1
-        yield waves.to_end(self.order())
+        running = self.order()
+        while running:
+            stage = waves.to_end(running)
+            yield stage
+            running = stage.also
 
     def scored(self, stage: Stage) -> set[Candidate]:
         """Those whose scores count: all of the wave."""

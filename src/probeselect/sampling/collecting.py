@@ -34,7 +34,8 @@ from probeselect.data.shards import (
     seeds_of,
 )
 from probeselect.probe.maps import orthonormal, project, reduced
-from probeselect.sampling.rollout import Tally, rollout
+from probeselect.sampling.rollout import rollout
+from probeselect.sampling.stage import Tally
 
 TRIES = 3  # of a group, before it is given up
 
@@ -163,14 +164,14 @@ class ShardMaker:
                 size = stage.pictures[0].size
             for place, picture in enumerate(stage.pictures or ()):
                 group, index = divmod(place, settings.n)
-                rung = None if finished else stage.rung
+                rung = None if finished else stage.asked
                 name = image_name(prompts[group].id, index, settings.image_format, rung)
                 images[name] = encode_image(picture, settings.image_format)
             if finished:
                 continue
             for i, (tap, values) in enumerate(stage.maps.items()):
                 kept, tensors[f"projection/{tap}"] = self.stored(i, values)
-                tensors[f"map/{tap}/{stage.rung:g}"] = kept.reshape(*groups, *kept.shape[1:])
+                tensors[f"map/{tap}/{stage.asked:g}"] = kept.reshape(*groups, *kept.shape[1:])
             if stage.prompt_embeddings is not None:
                 first = stage.prompt_embeddings.unflatten(0, groups)[:, 0].float()
                 tensors["prompt"] = half(first.cpu().numpy())

@@ -1,5 +1,6 @@
-"""Runs every text encoder once per prompt: remembers its outputs, row by row, for the length of a rollout."""
+"""Runs every encoder once per text or picture: remembers its outputs, row by row, for the length of a rollout."""
 
+import hashlib
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
@@ -11,9 +12,11 @@ from torch.utils import _pytree as pytree
 from probeselect.sampling.hooks import Forward, around_forward
 from probeselect.sampling.rows import Rows, join, split
 
+_ENCODERS = ("text_encoder", "image_encoder")
+
 
 class EncoderMemo:
-    """Outputs of a pipeline's text encoders, by the row of input that made them. `computed_rows` counts real work."""
+    """Outputs of a pipeline's encoders, by the row of input that made them. `computed_rows` counts real work."""
 
     def __init__(self) -> None:
         self.computed_rows = 0
@@ -21,11 +24,10 @@ class EncoderMemo:
 
     @contextmanager
     def remembering(self, pipe: Any) -> Iterator[None]:
-        """While open, the text encoders of `pipe` compute only rows that they have not met."""
+        """While open, the encoders of `pipe` compute only rows that they have not met."""
         with ExitStack() as stack:
-            for name, component in pipe.components.items():
-                if name.startswith("text_encoder") and isinstance(component, nn.Module):
-                    stack.enter_context(around_forward(component, self._wrapper(name)))
+            for name, module in _encoders(pipe).items():
+                stack.enter_context(around_forward(module, self._wrapper(name)))
             yield
 
     def _wrapper(self, name: str) -> Any:
@@ -34,11 +36,11 @@ class EncoderMemo:
                 leaves, spec = pytree.tree_flatten((args, kwargs))
                 tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
                 counts = {leaf.shape[0] if leaf.ndim else 0 for leaf in tensors}
-                if len(counts) != 1 or 0 in counts:
+                if len(counts) != 1 or 0 in counts or _has_state(leaves):
                     return usual(*args, **kwargs)  # not a batch of rows: nothing to remember it by
                 n = counts.pop()
                 others = repr([leaf for leaf in leaves if not isinstance(leaf, Tensor)])
-                keys = [(name, others, *(_bytes(leaf[i]) for leaf in tensors)) for i in range(n)]
+                keys = [(name, others, *(_digest(leaf[i]) for leaf in tensors)) for i in range(n)]
                 unmet = [i for i in range(n) if keys[i] not in self._known and keys.index(keys[i]) == i]
                 if unmet:
                     picked = [leaf[unmet] if isinstance(leaf, Tensor) else leaf for leaf in leaves]
@@ -54,10 +56,26 @@ class EncoderMemo:
         return wrap
 
 
-def _bytes(row: Tensor) -> tuple[Any, ...]:
+def _encoders(pipe: Any) -> dict[str, nn.Module]:
+    """Encoders of texts and pictures, and the half of the autoencoder that encodes, by name."""
+    found = {
+        name: component
+        for name, component in pipe.components.items()
+        if name.startswith(_ENCODERS) and isinstance(component, nn.Module)
+    }
+    for name in ("vae", "movq"):
+        encoder = getattr(getattr(pipe, name, None), "encoder", None)
+        if isinstance(encoder, nn.Module):
+            found[f"{name}.encoder"] = encoder
+    return found
+
+
+def _has_state(leaves: list[Any]) -> bool:
+    """Whether a call is given something that it may leave its mark on, such as the cache of a causal encoder."""
+    return any(not isinstance(leaf, Tensor | bool | int | float | str | None | torch.dtype) for leaf in leaves)
+
+
+def _digest(row: Tensor) -> tuple[Any, ...]:
     plain = row.detach().cpu().contiguous()
-    return (
-        plain.dtype,
-        tuple(plain.shape),
-        plain.flatten().view(torch.uint8).numpy().tobytes() if plain.numel() else b"",
-    )
+    data = plain.flatten().view(torch.uint8).numpy().tobytes() if plain.numel() else b""
+    return plain.dtype, tuple(plain.shape), hashlib.sha256(data).digest()

@@ -1,5 +1,6 @@
 """The end of a call: pictures of those who were finished, what evaluators say of them, and which are kept."""
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -7,41 +8,78 @@ import torch
 
 from probeselect.core.candidates import Candidate
 from probeselect.core.policies import best_first
-from probeselect.evaluators.base import Evaluator, judge
+from probeselect.evaluators.base import Evaluator, judged
 from probeselect.sampling.results import CandidateResult, Cost, Result
-from probeselect.sampling.rollout import Stage, Tally
+from probeselect.sampling.stage import Stage, Tally
 
 Records = Mapping[Candidate, CandidateResult]
 
 
-def finish(stage: Stage, chosen: Sequence[Candidate], records: Records, evaluators: Sequence[Evaluator]) -> None:
-    """Note the pictures of all who were finished, and what the evaluators say of those who were chosen."""
-    for candidate, picture in zip(stage.candidates, stage.pictures or [], strict=True):
-        records[candidate].image, records[candidate].completed_steps = picture, stage.completed_steps
-    pictures, prompts = [records[c].image for c in chosen], [c.prompt for c in chosen]
-    for evaluator in evaluators:
-        features, rewards = judge(evaluator, pictures, prompts)
-        tell = getattr(evaluator, "reasons", None)
-        reasons = tell(features, prompts) if tell else [[] for _ in prompts]
-        for candidate, reward, why in zip(chosen, rewards.tolist(), reasons, strict=True):
+def note_pictures(stage: Stage, records: Records) -> None:
+    """Note the pictures of all who were finished, and what is wrong with them."""
+    for candidate, picture, flags in zip(stage.candidates, stage.pictures or [], stage.flags, strict=True):
+        record = records[candidate]
+        record.image, record.completed_steps, record.flags = picture, stage.completed_steps, flags
+
+
+def substitutes(chosen: Sequence[Candidate], records: Records) -> list[Candidate]:
+    """Who is to be finished in place of those whose pictures are flagged: the next best of each prompt.
+
+    Next best is who came furthest, then who scored best there. Those whose score was not a number come last, and the
+    flagged never.
+    """
+    more = []
+    for group in dict.fromkeys(c.group for c in chosen):
+        mine = [c for c in records if c.group == group]
+        wanted = sum(c.group == group for c in chosen)
+        good = sum(records[c].image is not None and not records[c].flags for c in mine)
+        waiting = [c for c in mine if records[c].image is None and records[c].completed_steps and not records[c].flags]
+        waiting.sort(key=lambda c: _rank(records[c]), reverse=True)
+        more += waiting[: max(wanted - good, 0)]
+    return more
+
+
+def _rank(record: CandidateResult) -> tuple[int, float]:
+    score = record.scores[-1].score if record.scores else math.nan
+    return record.completed_steps, -math.inf if math.isnan(score) else score
+
+
+def evaluate(chosen: Sequence[Candidate], records: Records, evaluators: Sequence[Evaluator]) -> list[str]:
+    """Note what the evaluators say of those chosen whose pictures are good; what is to be told of it."""
+    good = [c for c in chosen if records[c].image is not None and not records[c].flags]
+    pictures, prompts = [records[c].image for c in good], [c.prompt for c in good]
+    notes = []
+    for evaluator in evaluators if good else ():
+        judgement = judged(evaluator, pictures, prompts)
+        for candidate, reward, why in zip(good, judgement.rewards.tolist(), judgement.reasons, strict=True):
             records[candidate].rewards[evaluator.name] = reward
             if why:
                 records[candidate].reasons[evaluator.name] = why
+        if not judgement.rewards.isfinite().any():
+            notes.append(f"Evaluator {evaluator.name} gave no reward to any picture.")
+    return notes
 
 
 def keep(
     chosen: Sequence[Candidate], most: int | None, records: Records, evaluators: Sequence[Evaluator]
 ) -> list[Candidate]:
-    """At most so many of each prompt (None: all), best first. Where more were finished, the first evaluator says which
-    are best, and without one the order of `chosen` does."""
-    by_prompt: dict[int, list[Candidate]] = {}
-    for candidate in chosen:
-        by_prompt.setdefault(candidate.group, []).append(candidate)
+    """At most so many of each prompt (None: as many as were chosen), best first.
+
+    Good pictures come before flagged ones. Where more were finished, the first evaluator says which are best, and
+    without one the order of `chosen` does.
+    """
     kept = []
-    for mine in by_prompt.values():
-        if most is not None and len(mine) > most:
-            mine = _best([records[c].rewards for c in mine], mine, evaluators)[:most]
-        kept += mine
+    for group in dict.fromkeys(c.group for c in chosen):
+        mine = [c for c in chosen if c.group == group]
+        instead = [c for c in records if c.group == group and records[c].image is not None and c not in mine]
+        instead = sorted(instead, key=lambda c: _rank(records[c]), reverse=True)
+        good = [c for c in mine if not records[c].flags]
+        number = len(mine) if most is None else min(most, len(mine))
+        if len(good) > number:
+            good = _best([records[c].rewards for c in good], good, evaluators)
+        elif len(good) < len(mine):
+            good += [c for c in instead if not records[c].flags]
+        kept += [*good, *(c for c in mine if records[c].flags)][:number]
     for candidate in kept:
         records[candidate].kept = True
     return kept
@@ -55,22 +93,28 @@ def results_of(
     seconds: float,
     seconds_scoring: float,
 ) -> list[Result]:
-    """A result a prompt, of the candidates that were begun; seconds are shared by the steps that each has taken."""
-    steps = max(sum(record.completed_steps for record in records.values()), 1)
+    """A result a prompt, of the candidates that were begun; seconds are shared by the steps computed for each."""
+    steps = max(tally.denoiser_rows, 1)
     results = []
     for group in dict.fromkeys(c.group for c in records):
-        mine = [record for c, record in records.items() if c.group == group and record.completed_steps]
-        rows = sum(record.completed_steps for record in mine)
+        begun = {c: record for c, record in records.items() if c.group == group and record.completed_steps}
+        rows = sum(tally.steps_of[c] for c in begun)
+        modules = [tally.rows_of.get(c, {}) for c in begun]
         cost = Cost(
             denoiser_rows=rows,
-            denoiser_rows_all=len(mine) * tally.total_steps,
+            denoiser_rows_all=len(begun) * tally.total_steps,
             seconds=seconds * rows / steps,
             seconds_scoring=seconds_scoring * rows / steps,
             largest_wave=tally.largest_wave,
             wave_halvings=tally.wave_halvings,
+            rows_by_module={
+                name: sum(each.get(name, 0) for each in modules) for name in dict.fromkeys(n for m in modules for n in m)
+            },
+            restarted=sum(c in tally.restarted for c in begun),
         )
+        mine = list(begun.values())
         chosen = [records[c] for c in kept if c.group == group]
-        results.append(Result(mine[0].prompt, mine, chosen, cost, decisions.get(group, [])))
+        results.append(Result(mine[0].prompt, mine, chosen, cost, decisions.get(group, []), list(tally.notes)))
     return results
 
 

@@ -10,7 +10,8 @@ from probeselect.backbones.loading import Backbone
 from probeselect.core.candidates import Candidate
 from probeselect.core.diversity import spread_out
 from probeselect.core.policies import Policy
-from probeselect.sampling.rollout import Stage, rollout
+from probeselect.sampling.rollout import rollout
+from probeselect.sampling.stage import Stage
 
 
 class FixedRun:

@@ -32,7 +32,7 @@ from probeselect.data.shards import (
     read_rows,
 )
 from probeselect.sampling.collecting import CollectSettings, ShardMaker, configuration
-from probeselect.sampling.rollout import Stage
+from probeselect.sampling.stage import Stage
 
 
 class Recorder:
@@ -86,7 +86,7 @@ class Recorder:
         for place, tap in enumerate(self.taps):
             kept, self.bases[f"projection/{tap.name}"] = self.maker.stored(place, stage.maps[tap.name])
             for candidate, values in zip(stage.candidates, kept, strict=True):
-                self.maps.setdefault(candidate, {})[f"map/{tap.name}/{stage.rung:g}"] = values
+                self.maps.setdefault(candidate, {})[f"map/{tap.name}/{stage.asked:g}"] = values
         if stage.prompt_embeddings is not None:
             for candidate, values in zip(
                 stage.candidates, half(stage.prompt_embeddings.float().cpu().numpy()), strict=True

@@ -1,63 +1,40 @@
 """Record, replay, stop: runs a stock pipeline for a few candidates up to a rung, and resumes any of them exactly.
 
-Knows one call of a pipeline. The denoiser's raw outputs are recorded per candidate. To resume candidates, in any
-batch, the pipeline is called again with their own seeds; it is handed the recorded outputs, which costs nothing, until
-they are used up. So the scheduler always sees what it saw before: its history, noise and step index are right by
-construction. At the rung the denoiser's next call either raises, which ends the run, or, when previews are wanted,
-"coasts": the scheduler hands on the x0-prediction until the pipeline itself decodes it.
+Knows one call of a pipeline. The outputs of every module of its loop are recorded per candidate. To resume candidates,
+in any batch, the pipeline is called again with their own seeds; its modules are handed what was recorded, which costs
+nothing, until it is used up. So the scheduler always sees what it saw before: its history, noise and step index are
+right by construction, and `Player.check` proves it. At the rung the next call of a module either raises, which ends the
+run, or, when previews are wanted, "coasts": the scheduler hands on the x0-prediction until the pipeline decodes it.
 """
 
-import copy
 import functools
 import inspect
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils import _pytree as pytree
 
-from probeselect.backbones.families import prompt_keywords
 from probeselect.backbones.loading import Backbone
+from probeselect.backbones.loop_modules import loop_modules
 from probeselect.backbones.taps import X0, Tap, TapReader
 from probeselect.core.candidates import Candidate
 from probeselect.core.errors import UsageError
 from probeselect.core.rungs import completed_steps
+from probeselect.sampling.around import Bar, counted_steps, execution_device, own_scheduler, quiet
+from probeselect.sampling.callbacks import CallbackError, CallbackState, Moment, watched
+from probeselect.sampling.coasting import Coast, as_step_output, latents_of
+from probeselect.sampling.digests import CallDigest, Digester
 from probeselect.sampling.encoders import EncoderMemo
 from probeselect.sampling.hooks import Forward, around_forward
-from probeselect.sampling.rows import Rows, join, split
+from probeselect.sampling.memory import MemoryWatch
+from probeselect.sampling.noise import NoiseWatch, SharedNoise, own_noise
+from probeselect.sampling.outputs import Watch, pictures_of
+from probeselect.sampling.rows import CallRows
+from probeselect.sampling.tape import DoesNotFit, Player, Prefix, Tape
 from probeselect.sampling.x0 import x0_prediction
-
-# Candidates bring their own seeds and prompts, and each is one picture.
-RESERVED = (
-    "prompt",
-    "generator",
-    "latents",
-    "num_images_per_prompt",
-    "num_images",
-    "return_dict",
-    "prompt_embeds",
-)
-# These draw noise in a step and take no generator: a candidate's noise could not be its own.
-OWNERLESS_NOISE = ("DPMSolverSDEScheduler", "CosineDPMSolverMultistepScheduler")
-
-
-@dataclass
-class Prefix:
-    """What is recorded of one candidate up to a rung, on the CPU: its denoiser outputs, call by call.
-
-    Memory: denoiser calls x guidance parts x latent size x bytes of the dtype; for SD3.5 at 1024 px in bf16,
-    1 MiB a step.
-    """
-
-    calls: list[Rows] = field(default_factory=list)
-    completed_steps: int = 0
-
-    @property
-    def nbytes(self) -> int:
-        return sum(call.nbytes for call in self.calls)
 
 
 @dataclass(frozen=True)
@@ -69,111 +46,142 @@ class WaveResult:
     pictures: list[Any] | None
     maps: dict[str, Tensor]  # tap -> [n, C, H, W]
     prompt_embeddings: Tensor | None  # [n, D]
+    flags: list[list[str]]  # what is wrong with each candidate, in words
 
 
-class _RungReached(Exception):
-    """Ends a pipeline run from within its denoiser; never leaves this module."""
+@dataclass
+class Shared:
+    """What the pipeline calls of one call of the sampler share."""
+
+    backbone: Backbone
+    memo: EncoderMemo
+    callbacks: CallbackState
+    memory: MemoryWatch
+    on_step: Callable[[Sequence[Candidate], Sequence[str]], None]  # candidates, modules that computed
+    notes: Callable[[str], None]
 
 
-def check_arguments(backbone: Backbone, arguments: Mapping[str, Any]) -> None:
-    """Raise UsageError for pipeline keywords that a wave sets itself or the pipeline does not take."""
-    pipeline = type(backbone.pipe)
-    taken = inspect.signature(pipeline.__call__).parameters
-    takes_any = any(parameter.kind is parameter.VAR_KEYWORD for parameter in taken.values())
-    for name in arguments:
-        if name in RESERVED:
-            raise UsageError(f"{name}: not to be given; every candidate brings its own prompt, seed and latents")
-        if name not in taken and not (takes_any and name.startswith("callback")):  # which hide in SD's **kwargs
-            raise UsageError(f"{name}: {pipeline.__name__} takes no such argument")
-    scheduler = type(backbone.pipe.scheduler).__name__
-    if scheduler in OWNERLESS_NOISE:
-        raise UsageError(f"scheduler {scheduler}: draws noise that no seed owns; use DPMSolverMultistepScheduler")
-
-
-def per_candidate(backbone: Backbone, candidates: Sequence[Candidate], arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """The arguments of one call: a text is repeated for every candidate, a list of texts is one per prompt."""
-    spread = dict(arguments)
-    for name in prompt_keywords(backbone.pipe):
-        value = spread.get(name)
-        if isinstance(value, str):
-            spread[name] = [value] * len(candidates)
-        elif isinstance(value, list | tuple):
-            spread[name] = [value[candidate.group] for candidate in candidates]
-    return {**spread, "prompt": [candidate.prompt for candidate in candidates]}
+class _Stop(Exception):
+    """Ends a pipeline run from within a module; never leaves this module."""
 
 
 class WaveRun:
     """One run of the pipeline for the candidates of a wave; use once."""
 
-    def __init__(
-        self,
-        backbone: Backbone,
-        candidates: Sequence[Candidate],
-        prefixes: Sequence[Prefix],
-        *,
-        memo: EncoderMemo,
-        on_step: Callable[[int], None] = lambda rows: None,
-    ) -> None:
+    def __init__(self, shared: Shared, candidates: Sequence[Candidate], prefixes: Sequence[Prefix]) -> None:
         if len({prefix.completed_steps for prefix in prefixes}) != 1:
             raise UsageError("candidates of one wave must stand at the same step")
-        self.backbone, self.candidates, self.prefixes = backbone, candidates, prefixes
-        self.memo, self.on_step = memo, on_step
+        self.shared, self.backbone = shared, shared.backbone
+        self.candidates, self.prefixes = candidates, prefixes
         self.generators = [torch.Generator("cpu").manual_seed(c.seed) for c in candidates]
-        self.steps = self.call = self.total_steps = 0
-        self.recorded: list[list[Rows]] = [[] for _ in candidates]
-        self.coasting = False
-        self.last_calls: list[Any] = []  # the denoiser's outputs within the current or last step
+        self.digest = Digester()
+        self.player = Player(prefixes, self.digest)
+        self.tape: Tape | None = None
+        self.steps = self.calls = self.total_steps = 0
+        self.bar = Bar()
+        self.goal: str = "end"  # or "rung", "first call", "replay"
+        self.rung: float | None = None
+        self.preview = self.wants_x0 = self.coasting = self.inside = False
+        self.first_call: CallDigest | None = None
+        self.computed: list[str] = []  # modules, in this step
+        self.coast = Coast()
         self.last_step: Any = None
         self.x0: Tensor | None = None
-        self.rung: float | None = None
-        self.preview = self.wants_x0 = False
         self.reader: TapReader | None = None
+        self.watch = Watch(len(candidates))
 
     def to_rung(self, rung: float, taps: Sequence[Tap], preview: bool, arguments: Mapping[str, Any]) -> WaveResult:
         """Run to `rung`, record, read the taps, preview if asked to."""
-        self.rung, self.preview, self.wants_x0 = rung, preview, preview or X0 in taps
+        self.goal, self.rung, self.preview, self.wants_x0 = "rung", rung, preview, preview or X0 in taps
         n = len(self.candidates)
+        self.tape = Tape(n, self.digest)
         with TapReader(self.backbone, taps) as reader:
             self.reader, reader.enabled = reader, False
-            pictures = self._call({**arguments, "output_type": "pil"} if preview else arguments)
+            pictures, flags = self._call({**arguments, "output_type": "pil"} if preview else arguments)
             maps = reader.read(n)
             if X0 in taps and self.x0 is not None:
                 maps[X0.name] = reader.latent_map(self.x0)
             embeddings = reader.prompt_embeddings(n) if taps else None
-        for prefix, recorded in zip(self.prefixes, self.recorded, strict=True):
-            prefix.calls.extend(recorded)
-            prefix.completed_steps = self.steps
-        return WaveResult(self.steps, self.total_steps, pictures, maps, embeddings)
+        recorded, latents = self.tape.collect()
+        for prefix, calls, digest in zip(self.prefixes, recorded, latents, strict=True):
+            prefix.calls, prefix.latents, prefix.completed_steps = [*prefix.calls, *calls], digest, self.steps
+        return WaveResult(self.steps, self.total_steps, pictures, maps, embeddings, flags)
 
     def to_end(self, arguments: Mapping[str, Any]) -> WaveResult:
         """Run to the finished pictures."""
-        pictures = self._call(arguments)
-        return WaveResult(self.steps, self.total_steps, pictures, {}, None)
+        pictures, flags = self._call(arguments)
+        return WaveResult(self.steps, self.steps, pictures, {}, None, flags)
 
-    def _call(self, arguments: Mapping[str, Any]) -> list[Any] | None:
-        pipe = self.backbone.pipe
-        arguments = per_candidate(self.backbone, self.candidates, arguments)
+    def to_first_call(self, arguments: Mapping[str, Any]) -> CallDigest:
+        """What the loop's first module call is given; nothing of the loop is computed."""
+        self.goal = "first call"
+        self._call(arguments)
+        if self.first_call is None:
+            raise UsageError(f"model: {type(self.backbone.pipe).__name__} calls no module that can be followed")
+        return self.first_call
+
+    def replay(self, arguments: Mapping[str, Any]) -> None:
+        """Go through what is recorded and compute nothing. Raises DoesNotFit if it is not what this run would meet."""
+        self.goal = "replay"
+        self._call(arguments)
+
+    def _call(self, arguments: Mapping[str, Any]) -> tuple[list[Any] | None, list[list[str]]]:
+        pipe, n = self.backbone.pipe, len(self.candidates)
+        arguments = watched(arguments, self.shared.callbacks, self._moment)
         with ExitStack() as stack:
             stack.enter_context(torch.no_grad())
             stack.enter_context(quiet(pipe))
-            stack.enter_context(self.memo.remembering(pipe))
-            stack.enter_context(self._own_scheduler())
-            stack.enter_context(around_forward(self.backbone.denoiser, self._denoiser))
+            self.bar = stack.enter_context(counted_steps(pipe))
+            stack.enter_context(self.shared.memo.remembering(pipe))
+            stack.enter_context(own_scheduler(pipe, self._stepper))
+            stack.enter_context(self.watch.decoding(pipe))
+            for name, module in loop_modules(pipe).items():
+                stack.enter_context(around_forward(module, functools.partial(self._module, name)))
+            noise = stack.enter_context(own_noise(execution_device(pipe), self.candidates[0].seed))
             try:
-                output = pipe(generator=self.generators, **arguments)
-            except _RungReached:
+                output = pipe(generator=self.generators if n > 1 else self.generators[0], **arguments)
+            except BaseException as error:
                 pipe.maybe_free_model_hooks()
-                return None
+                if not isinstance(error, _Stop):
+                    raise
+                self._check_noise(noise)
+                return None, [[] for _ in range(n)] if self.goal != "rung" else self._broken()
+            self._check_noise(noise)
+            self._check_end(output)
+            pictures = pictures_of(output, n)
+            return pictures, self.watch.flags(output, pictures)
+
+    def _check_end(self, output: Any) -> None:
+        name = type(self.backbone.pipe).__name__
         if not self.steps:
-            raise UsageError(f"model: {type(pipe).__name__} does not step its own scheduler, so it cannot be followed")
-        return list(output.images)
+            raise UsageError(f"model: {name} does not step its own scheduler, so it cannot be followed")
+        if self.goal == "rung" and not self.coasting:
+            raise UsageError(
+                f"rungs: {self.rung:g} was not reached: {name} ended after {self.steps} steps; "
+                "give a smaller rung, or more steps"
+            )
+
+    def _check_noise(self, noise: NoiseWatch) -> None:
+        if noise.used():
+            if len(self.candidates) > 1:
+                raise SharedNoise
+            self.shared.notes(
+                f"{type(self.backbone.pipe).__name__} is not reproducible by seed: it draws noise that its generator "
+                "does not give. Here that noise comes from the candidate's seed; to make the same picture elsewhere, "
+                "call torch.manual_seed(SEED) before the pipeline."
+            )
+
+    def _broken(self) -> list[list[str]]:
+        return [["not finite"] if broken else [] for broken in self.watch.broken()]
+
+    def _moment(self) -> Moment:
+        return Moment(self.coasting, self.steps <= self.player.steps, len(self.candidates))
 
     @property
     def _target(self) -> int | None:
         """Steps to complete in this run; None means all. Known once the pipeline has set its timesteps."""
         if not self.total_steps:
-            scheduler = self.backbone.pipe.scheduler
-            self.total_steps = getattr(self.backbone.pipe, "_num_timesteps", 0) or len(scheduler.timesteps)
+            self.total_steps = self._planned_steps()
         if self.rung is None:
             return None
         target, done = completed_steps(self.rung, self.total_steps), self.prefixes[0].completed_steps
@@ -184,99 +192,110 @@ class WaveRun:
             )
         return target
 
-    def _denoiser(self, usual: Forward, eager: Forward) -> Forward:
+    def _planned_steps(self) -> int:
+        """Steps of this run, which may be fewer than the scheduler has: image-to-image begins late."""
+        pipe = self.backbone.pipe
+        if planned := vars(pipe).get("_num_timesteps"):
+            return int(planned)
+        scheduler = pipe.scheduler
+        if self.bar.total:
+            return min(len(scheduler.timesteps), self.bar.total * getattr(scheduler, "order", 1))
+        return len(scheduler.timesteps) - (getattr(scheduler, "begin_index", None) or 0)
+
+    def _module(self, name: str, usual: Forward, eager: Forward) -> Forward:
         def forward(*args: Any, **kwargs: Any) -> Any:
+            if self.inside:  # called by a module that is watched itself
+                return usual(*args, **kwargs)
+            self.calls += 1
+            if self.goal == "first call":
+                self.first_call = self.digest(args, kwargs, CallRows.of(args, kwargs))
+                raise _Stop
             target = self._target
             if target is not None and self.steps >= target:
                 if not self.preview:
-                    raise _RungReached
+                    raise _Stop
                 self.coasting = True
-            if self.coasting:  # answer as in the last step, call for call
-                self.last_calls.append(self.last_calls.pop(0))
-                return self.last_calls[-1]
-            output = self._replay_or_compute(usual, eager, args, kwargs, last=target == self.steps + 1)
-            self.last_calls.append(output)
-            self.call += 1
+            if self.coasting:
+                return self.coast.answer(name, args, kwargs)
+            if self.player.playing:
+                output = self.player.play(name, args, kwargs)
+            else:
+                self.player.check()
+                if self.goal == "replay":
+                    raise _Stop
+                output = self._compute(name, usual, eager, args, kwargs, last=target == self.steps + 1)
+            self.coast.note(name, args, kwargs, output)
             return output
 
         return forward
 
-    def _replay_or_compute(self, usual: Forward, eager: Forward, args: Any, kwargs: Any, last: bool) -> Any:
-        n = len(self.candidates)
-        if self.call < len(self.prefixes[0].calls):
-            device = _device_of((args, kwargs))
-            return join([prefix.calls[self.call] for prefix in self.prefixes], device=device)
-        if last and self.reader is not None:
-            self.reader.enabled = True
-            output = (eager if self.reader.taps else usual)(*args, **kwargs)
-            self.reader.enabled = False
-        else:
-            output = usual(*args, **kwargs)
-        if self.rung is not None:
-            for recorded, rows in zip(self.recorded, split(output, n, "cpu"), strict=True):
-                recorded.append(rows)
-        return output
-
-    @contextmanager
-    def _own_scheduler(self) -> Iterator[None]:
-        """The pipeline runs on a copy of its scheduler, whose steps are counted; its own is never touched."""
-        pipe = self.backbone.pipe
-        original = pipe.scheduler
-        scheduler = copy.deepcopy(original)
-        scheduler.step = self._stepper(scheduler)
-        pipe.scheduler = scheduler
+    def _compute(self, name: str, usual: Forward, eager: Forward, args: Any, kwargs: Any, last: bool) -> Any:
+        reader = self.reader if last and name == self.backbone.family.denoiser else None
+        self.shared.memory.before_call()
+        self.inside = True
         try:
-            yield
+            if reader is not None:
+                reader.enabled = True
+                output = (eager if reader.taps else usual)(*args, **kwargs)
+                reader.enabled = False
+            else:
+                output = usual(*args, **kwargs)
         finally:
-            pipe.scheduler = original
+            self.inside = False
+        if name not in self.computed:
+            self.computed.append(name)
+        if self.tape is not None:
+            self.tape.add(name, args, kwargs, output)
+        return output
 
     def _stepper(self, scheduler: Any) -> Callable[..., Any]:
         usual = scheduler.step
-        takes_generator = "generator" in inspect.signature(usual).parameters
+        signature = inspect.signature(usual)
 
         @functools.wraps(usual)
-        def step(model_output: Tensor, timestep: Any, sample: Tensor, *args: Any, **kwargs: Any) -> Any:
+        def step(*args: Any, **kwargs: Any) -> Any:
             if self.coasting:
-                return _as_step_output(self.last_step, self.x0)
-            if takes_generator and kwargs.get("generator") is None:
-                kwargs["generator"] = self.generators
-            target = self._target
+                return as_step_output(self.last_step, self.x0)
+            target, given = self._target, signature.bind(*args, **kwargs).arguments
             if self.wants_x0 and target == self.steps + 1:
-                self.x0 = x0_prediction(scheduler, model_output, timestep, sample)
-            self.last_step = usual(model_output, timestep, sample, *args, **kwargs)
-            self.steps += 1
-            if self.call > len(self.prefixes[0].calls):  # computed, not replayed
-                self.on_step(len(self.candidates))
-            if target is None or self.steps < target:
-                self.last_calls = []
-                if self.reader is not None:
-                    self.reader.clear()
+                self.x0 = x0_prediction(scheduler, given["model_output"], given["timestep"], given["sample"])
+            self.last_step = self._with_noise(usual, args, kwargs, "generator" in signature.parameters)
+            self._step_over(latents_of(self.last_step), target)
             return self.last_step
 
         return step
 
+    def _with_noise(self, usual: Any, args: Any, kwargs: dict[str, Any], takes_generator: bool) -> Any:
+        """A step whose noise, if it draws any, is the candidates' own, also where the pipeline passes no generator."""
+        if not takes_generator or kwargs.get("generator") is not None:
+            return usual(*args, **kwargs)
+        before = self.generators[0].get_state()
+        stepped = usual(*args, **{**kwargs, "generator": self.generators})
+        if not torch.equal(before, self.generators[0].get_state()):
+            self.shared.notes(
+                f"{type(self.backbone.pipe).__name__} with {type(self.backbone.pipe.scheduler).__name__} is not "
+                "reproducible by seed: its steps draw noise that its generator does not give. Here each candidate's "
+                "noise comes from its own seed."
+            )
+        return stepped
 
-def _device_of(nested: Any) -> torch.device:
-    return next(leaf.device for leaf in pytree.tree_leaves(nested) if isinstance(leaf, Tensor))
-
-
-def _as_step_output(like: Any, latents: Tensor | None) -> Any:
-    """A scheduler output of the same form whose every latent is `latents`."""
-    if isinstance(like, tuple):
-        return tuple(latents for _ in like)
-    fields = {name: latents for name, value in like.items() if isinstance(value, Tensor)}
-    return type(like)(**fields)
-
-
-@contextmanager
-def quiet(pipe: Any) -> Iterator[None]:
-    """Without the pipeline's own progress bar: ours counts all waves."""
-    found = pipe.__dict__.get("_progress_bar_config")
-    pipe.set_progress_bar_config(disable=True)
-    try:
-        yield
-    finally:
-        if found is None:
-            pipe.__dict__.pop("_progress_bar_config", None)  # a pipeline of pipelines never sets it
-        else:
-            pipe._progress_bar_config = found
+    def _step_over(self, latents: Any, target: int | None) -> None:
+        self.steps += 1
+        if self.player.steps >= self.steps:
+            self.player.step(latents, self.steps)
+        elif self.tape is not None:
+            self.tape.step(latents)
+        self.watch.latents(latents)
+        if self.computed:
+            self.shared.memory.step_over()
+            try:
+                self.shared.on_step(self.candidates, self.computed)
+            except Exception as error:
+                raise CallbackError from error
+            if self.shared.memory.remembers and self.player.steps:
+                raise DoesNotFit("the denoiser remembers earlier calls")
+            self.computed = []
+        if target is None or self.steps < target:
+            self.coast.step_over()
+            if self.reader is not None:
+                self.reader.clear()

@@ -26,6 +26,7 @@ class CandidateResult:
     scores: list[RungScore] = field(default_factory=list)
     rewards: dict[str, float] = field(default_factory=dict)
     reasons: dict[str, list[str]] = field(default_factory=dict)
+    flags: list[str] = field(default_factory=list)  # what is wrong with the picture: "not finite", "safety checker"
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,8 @@ class Cost:
     seconds_scoring: float
     largest_wave: int
     wave_halvings: int
+    rows_by_module: dict[str, int] = field(default_factory=dict)  # the same count for each module of the loop
+    restarted: int = 0  # candidates that were run again from the start, because replay did not fit them
 
     @property
     def ratio(self) -> float:
@@ -53,6 +56,7 @@ class Result:
     kept: list[CandidateResult]
     cost: Cost  # of this prompt's candidates; seconds are its share of the call's
     decisions: list[dict[str, Any]] = field(default_factory=list)  # of an adaptive plan, wave after wave
+    notes: list[str] = field(default_factory=list)  # what was not as planned, a sentence each
 
     @property
     def images(self) -> list[Any]:

@@ -17,11 +17,12 @@ from probeselect.backbones.loading import Backbone
 from probeselect.backbones.taps import ATTENTION, Tap
 from probeselect.core.errors import UsageError
 from probeselect.embedded import shipped_probe
-from probeselect.evaluators.base import Evaluator, check_prompts
+from probeselect.evaluators.base import Evaluator, check_prompts, judge
 from probeselect.evaluators.table import load_evaluator, parse_evaluator
 from probeselect.probe.files import load_probe
 from probeselect.probe.network import Probe
-from probeselect.sampling.rollout import Stage
+from probeselect.sampling.around import execution_device
+from probeselect.sampling.stage import Stage
 
 
 class Scorer(Protocol):
@@ -66,7 +67,7 @@ class PreviewScorer:
     def __call__(self, stage: Stage) -> Tensor:
         if stage.pictures is None:
             raise UsageError(f"scorer {self.name}: needs previews, and this stage has none")
-        return self.evaluator(stage.pictures, [c.prompt for c in stage.candidates])
+        return judge(self.evaluator, stage.pictures, [c.prompt for c in stage.candidates])[1]
 
 
 class AttentionScorer:
@@ -156,11 +157,11 @@ def load_scorer(name: str | Scorer, backbone: Backbone, head: str | None = None)
         return AttentionScorer(backbone)
     if name.startswith("preview:"):
         evaluator, weights = parse_evaluator(name.removeprefix("preview:"))
-        return PreviewScorer(load_evaluator(evaluator, weights, device=backbone.pipe.device))
+        return PreviewScorer(load_evaluator(evaluator, weights, device=execution_device(backbone.pipe)))
     folder = name.removeprefix("fusion:")
-    probe = load_probe(shipped_probe(folder, backbone.name) or folder).to(backbone.pipe.device)
+    probe = load_probe(shipped_probe(folder, backbone.name) or folder).to(execution_device(backbone.pipe))
     scorer = ProbeScorer(probe, backbone, name, head)
     if folder == name:
         return scorer
-    judge = probe.formula(scorer.head) or load_evaluator(scorer.head, device=backbone.pipe.device)
+    judge = probe.formula(scorer.head) or load_evaluator(scorer.head, device=execution_device(backbone.pipe))
     return FusionScorer(scorer, PreviewScorer(judge), name)

@@ -5,10 +5,13 @@ candidates, a `Scorer` scores them, a `Policy` decides.
 """
 
 import functools
+import logging
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from probeselect.backbones.loading import Backbone, load_backbone
@@ -20,16 +23,20 @@ from probeselect.core.errors import UsageError
 from probeselect.core.plan_file import check_schedule
 from probeselect.core.plans import AdaptivePlan, Plan
 from probeselect.core.policies import Policy
-from probeselect.core.rungs import validate_rungs
+from probeselect.core.rungs import check_apart, completed_steps, validate_rungs
 from probeselect.evaluators.base import Evaluator, check_prompts
 from probeselect.sampling.adaptive import AdaptiveRun, check_adaptive
 from probeselect.sampling.anytime import WAVES, check_target, run_until
-from probeselect.sampling.finishing import finish, keep, results_of
+from probeselect.sampling.arguments import check_arguments
+from probeselect.sampling.finishing import evaluate, keep, note_pictures, results_of, substitutes
 from probeselect.sampling.fixed import FixedRun
 from probeselect.sampling.recording import Recorder
 from probeselect.sampling.results import CandidateResult, Result, RungScore
-from probeselect.sampling.rollout import Stage, Tally, rollout
+from probeselect.sampling.rollout import rollout
+from probeselect.sampling.stage import Stage, Tally
 from probeselect.sampling.scorers import Scorer, load_scorer
+
+LOG = logging.getLogger("probeselect")
 
 
 class SelectiveSampler:
@@ -120,7 +127,10 @@ class SelectiveSampler:
         prompts = [c.prompt for c in candidates[::n]]
         for one in (self.scorer, *evaluators):
             check_prompts(one, list(dict.fromkeys(prompts)))
-        getattr(self.scorer, "check_rungs", lambda _: None)(rungs)
+        check_arguments(self.backbone, candidates, arguments)
+        if evaluators and arguments.get("output_type") == "latent":
+            raise UsageError("output_type = 'latent': evaluators need pictures; leave out evaluators or the output type")
+        getattr(self.scorer, "check_rungs", lambda _: None)(self._true_rungs(rungs, arguments))
         if target is None or confidence is not None:
             results = run(candidates, progress=progress)
         else:
@@ -132,6 +142,16 @@ class SelectiveSampler:
 
             results = run_until(once, prompts, n, k, seed, waves or WAVES, target.reward, evaluators[0])
         return results[0] if isinstance(prompt, str) else results
+
+    def _true_rungs(self, rungs: Sequence[float], arguments: Mapping[str, Any]) -> list[float]:
+        """The fractions that are met with so many steps, where the pipeline runs them all."""
+        steps = arguments.get("num_inference_steps")
+        if not rungs or not isinstance(steps, int) or "strength" in arguments:
+            return list(rungs)
+        if steps < 2:
+            raise UsageError(f"num_inference_steps = {steps}: a rung needs at least 2 steps; use policy='all'")
+        check_apart(rungs, steps)
+        return [completed_steps(rung, steps) / steps for rung in rungs]
 
     def _run(
         self,
@@ -153,6 +173,7 @@ class SelectiveSampler:
         records = {c: CandidateResult(c.prompt, c.seed) for c in candidates}
         taps = dict.fromkeys([*self.scorer.taps, *(record.taps if record else ()), *((X0,) if diversity else ())])
         tally, seconds_scoring = Tally(), 0.0
+        notes: list[str] = []
         run: AdaptiveRun | FixedRun
         if isinstance(policy, AdaptivePlan):
             run = AdaptiveRun(policy, candidates, target)
@@ -167,25 +188,42 @@ class SelectiveSampler:
             batch_size=self.batch_size,
             tally=tally,
             progress=progress,
+            say=LOG.warning,
             **arguments,
         )
-        kept: list[Candidate] = []
+        pictures: dict[Candidate, Any] = {}
+        more: list[Candidate] = []
         for stage in stages:
             if stage.rung == 1:
-                finish(stage, run.order(), records, evaluators)
-                kept = keep(run.order(), k if isinstance(policy, Plan) else None, records, evaluators)
-                if record:
-                    record.write(candidates, dict(zip(stage.candidates, stage.pictures or (), strict=True)))
+                note_pictures(stage, records)
+                pictures |= zip(stage.candidates, stage.pictures or (), strict=True)
+                instead = substitutes(run.order(), records)
+                stage.finish_too(instead)
+                more += instead
                 continue
             if record:
                 record.note(stage)
             scoring_began = time.perf_counter()
-            scores = self.scorer(stage).detach().float().cpu()
+            scores = self._scores(stage)
             seconds_scoring += time.perf_counter() - scoring_began
             _note_scores(stage, scores, run.scored(stage), records, previews)
+            notes += _unscored(stage, scores, self.scorer.name)
             run.decide(stage, scores)
+        notes += evaluate([*run.order(), *more], records, evaluators)
+        kept = keep(run.order(), k if isinstance(policy, Plan) else None, records, evaluators)
+        if record:
+            record.write(candidates, pictures)
+        for note in notes:
+            LOG.warning(note)
+        tally.notes += notes
         seconds = time.perf_counter() - began
         return results_of(records, kept, run.decisions, tally, seconds, seconds_scoring)
+
+    def _scores(self, stage: Stage) -> Tensor:
+        """[N]; of a candidate that has broken down, or whose preview was blacked out, not a number."""
+        scores = self.scorer(stage).detach().float().cpu()
+        flagged = [i for i, flags in enumerate(stage.flags) if flags]
+        return scores.index_fill(0, torch.tensor(flagged), math.nan) if flagged else scores
 
     def features(
         self,
@@ -221,3 +259,16 @@ def _note_scores(
         if candidate in running:
             picture = stage.pictures[i] if previews and stage.pictures else None
             record.scores.append(RungScore(stage.rung, stage.completed_steps, scores[i].item(), picture))
+
+
+def _unscored(stage: Stage, scores: Tensor, scorer: str) -> list[str]:
+    """A sentence for every prompt none of whose candidates got a score."""
+    groups: dict[int, list[int]] = {}
+    for i, candidate in enumerate(stage.candidates):
+        groups.setdefault(candidate.group, []).append(i)
+    return [
+        f"Scorer {scorer} gave no score to any candidate of {stage.candidates[mine[0]].prompt!r} at {stage.rung:.0%}: "
+        "the first seeds go on."
+        for mine in groups.values()
+        if not scores[torch.tensor(mine)].isfinite().any()
+    ]

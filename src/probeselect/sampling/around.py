@@ -1,0 +1,70 @@
+"""What is put around a pipeline for the length of one call, and taken away again."""
+
+import copy
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+
+@dataclass
+class Bar:
+    """The length that a pipeline gave its progress bar last: the steps of its loop. 0 where it has none."""
+
+    total: int = 0
+
+
+@contextmanager
+def counted_steps(pipe: Any) -> Iterator[Bar]:
+    """While open, what the pipeline says of its number of steps is of this call and of no earlier one."""
+    own, usual, bar = vars(pipe), pipe.progress_bar, Bar()
+    stale, own_bar = own.pop("_num_timesteps", None), own.get("progress_bar")
+
+    def progress_bar(iterable: Any = None, total: int | None = None, **more: Any) -> Any:
+        bar.total = total or (len(iterable) if hasattr(iterable, "__len__") else 0)
+        return usual(iterable=iterable, total=total, **more)
+
+    own["progress_bar"] = progress_bar
+    try:
+        yield bar
+    finally:
+        if own_bar is None:
+            own.pop("progress_bar", None)
+        else:
+            own["progress_bar"] = own_bar
+        if stale is not None:
+            own.setdefault("_num_timesteps", stale)
+
+
+@contextmanager
+def own_scheduler(pipe: Any, stepper: Callable[[Any], Callable[..., Any]]) -> Iterator[None]:
+    """The pipeline runs on a copy of its scheduler, whose `step` is what `stepper` makes of it."""
+    original = pipe.scheduler
+    scheduler = copy.deepcopy(original)
+    scheduler.step = stepper(scheduler)
+    pipe.scheduler = scheduler
+    try:
+        yield
+    finally:
+        pipe.scheduler = original
+
+
+@contextmanager
+def quiet(pipe: Any) -> Iterator[None]:
+    """Without the pipeline's own progress bar: ours counts all waves."""
+    found = pipe.__dict__.get("_progress_bar_config")
+    pipe.set_progress_bar_config(disable=True)
+    try:
+        yield
+    finally:
+        if found is None:
+            pipe.__dict__.pop("_progress_bar_config", None)  # a pipeline of pipelines never sets it
+        else:
+            pipe._progress_bar_config = found
+
+
+def execution_device(pipe: Any) -> torch.device:
+    """Where the pipeline computes, also while its weights are offloaded."""
+    return torch.device(getattr(pipe, "_execution_device", None) or pipe.device)

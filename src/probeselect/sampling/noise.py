@@ -1,0 +1,44 @@
+"""Noise that a pipeline draws from torch's global generators: found, and made a candidate's own.
+
+A pipeline that does so gives other pictures for the same seed every time. Whether it does is seen from the state of
+the generators, not from a list of classes. Here such noise is drawn from global generators that the candidate's seed
+has set, and the user's own are put back afterwards.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+
+class SharedNoise(Exception):
+    """A call of several candidates drew noise that belongs to none of them."""
+
+
+class NoiseWatch:
+    """Whether the global generators have been used since they were set."""
+
+    def __init__(self, device: torch.device, seed: int) -> None:
+        torch.default_generator.manual_seed(seed)
+        self._cuda = device if device.type == "cuda" else None
+        if self._cuda is not None:
+            with torch.cuda.device(self._cuda):
+                torch.cuda.manual_seed(seed)
+        self._before = self._states()
+
+    def used(self) -> bool:
+        return any(not torch.equal(a, b) for a, b in zip(self._before, self._states(), strict=True))
+
+    def _states(self) -> list[torch.Tensor]:
+        states = [torch.get_rng_state()]
+        if self._cuda is not None:
+            states.append(torch.cuda.get_rng_state(self._cuda))
+        return states
+
+
+@contextmanager
+def own_noise(device: torch.device, seed: int) -> Iterator[NoiseWatch]:
+    """Global generators set by `seed`; as they were before when the block ends."""
+    cuda = [device] if device.type == "cuda" else []
+    with torch.random.fork_rng(devices=cuda):
+        yield NoiseWatch(device, seed)

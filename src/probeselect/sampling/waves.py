@@ -1,0 +1,294 @@
+"""Runs candidates in batches that are right and that fit, and falls back where they are not or do not.
+
+Knows what is tried in which order. A batch is right when a candidate in it is given what it is given alone: that is
+looked at before the first step (`_preflight`) and again at the rung (`_verify`). What does not fit replay is run again
+from the start, as a plain call of the pipeline. What was found out about a pipeline holds for its next call too.
+"""
+
+import functools
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import torch
+
+from probeselect.backbones.loading import Backbone
+from probeselect.backbones.loop_modules import is_helper, loop_modules
+from probeselect.backbones.taps import Tap
+from probeselect.core.candidates import Candidate
+from probeselect.core.errors import ProbeSelectError, UsageError
+from probeselect.sampling.arguments import check_arguments, has_pictures, spread
+from probeselect.sampling.callbacks import CallbackError, CallbackState, DropsRows
+from probeselect.sampling.encoders import EncoderMemo
+from probeselect.sampling.memory import MemoryWatch
+from probeselect.sampling.noise import SharedNoise
+from probeselect.sampling.replay import Shared, WaveResult, WaveRun
+from probeselect.sampling.rows import Indivisible
+from probeselect.sampling.stage import Stage, Tally
+from probeselect.sampling.tape import DoesNotFit, Prefix
+
+Goal = Callable[[WaveRun, Mapping[str, Any]], WaveResult]
+
+
+class Unlike(Exception):
+    """Candidates that share a call are not given what they are given alone."""
+
+
+@dataclass
+class Manner:
+    """How the candidates of one kind of call may share a pipeline call, as far as is known."""
+
+    copies: bool = True  # each gets its own copy of a picture that is given once
+    mixed: bool = True  # candidates of several prompts
+    most: int | None = None  # candidates
+    checked: bool = False  # a batch of it has been right
+
+
+_MANNERS: WeakKeyDictionary[Any, dict[Any, Manner]] = WeakKeyDictionary()
+
+
+class Waves:
+    """Cuts candidates into waves and runs them; keeps what was recorded, so that they can be taken further later."""
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        candidates: Sequence[Candidate],
+        arguments: Mapping[str, Any],
+        batch_size: int | None,
+        tally: Tally,
+        progress: Callable[[int, int], None],
+        say: Callable[[str], None] = lambda note: None,
+    ) -> None:
+        check_arguments(backbone, candidates, arguments)
+        self.backbone, self.everyone, self.arguments = backbone, list(candidates), dict(arguments)
+        self.batch_size, self.tally, self.progress, self.say = batch_size, tally, progress, say
+        self.manner = _MANNERS.setdefault(backbone.pipe, {}).setdefault(_kind(backbone.pipe, arguments), Manner())
+        self.manner.copies &= has_pictures(arguments)
+        self.prefixes: dict[Candidate, Prefix] = {}
+        self.running = self.rows_at_start = 0  # of the stretch from one rung to the next
+        memory = MemoryWatch(loop_modules(backbone.pipe))
+        self.shared = Shared(backbone, EncoderMemo(), CallbackState(), memory, self._count, self._note)
+
+    def to_rung(self, candidates: Sequence[Candidate], rung: float, taps: Sequence[Tap], previews: bool) -> Stage:
+        """Take candidates, new ones or ones that stand at one earlier rung, to a rung."""
+        goal = functools.partial(_to_rung, rung=rung, taps=taps, preview=previews)
+        stage = _stage(candidates, self._run(candidates, goal, finishing=False))
+        return replace(stage, asked=rung, rung=stage.completed_steps / stage.total_steps)
+
+    def to_end(self, candidates: Sequence[Candidate]) -> Stage:
+        """Finish candidates."""
+        return _stage(candidates, self._run(candidates, _to_end, finishing=True))
+
+    def forget_all_but(self, running: Sequence[Candidate]) -> None:
+        keep = set(running)
+        self.prefixes = {c: prefix for c, prefix in self.prefixes.items() if c in keep}
+
+    def _run(self, candidates: Sequence[Candidate], goal: Goal, finishing: bool) -> list[WaveResult]:
+        """Run all candidates in waves of near-equal size, in order."""
+        self.running, self.rows_at_start = len(candidates), self.tally.denoiser_rows
+        results: list[WaveResult] = []
+        start = 0
+        while start < len(candidates):
+            wave = self._next_wave(candidates[start:], finishing)
+            if (result := self._try(wave, goal, finishing)) is not None:
+                results.append(result)
+                start += len(wave)
+        return results
+
+    def _next_wave(self, left: Sequence[Candidate], finishing: bool) -> Sequence[Candidate]:
+        if finishing and self.shared.memory.remembers:
+            return left[:1]  # the memory would be of the wave: only a plain call of one gives the stock picture
+        first = left[0]
+        alike = [c.group == first.group or self.manner.mixed for c in left]
+        alike = [each and self._is_recorded(c) == self._is_recorded(first) for each, c in zip(alike, left, strict=True)]
+        left = left[: alike.index(False) if False in alike else len(left)]
+        most = min(bound for bound in (self.batch_size, self.manner.most, len(left)) if bound)
+        return left[: math.ceil(len(left) / math.ceil(len(left) / most))]
+
+    def _is_recorded(self, candidate: Candidate) -> bool:
+        return bool(self._prefix(candidate).calls)
+
+    def _try(self, wave: Sequence[Candidate], goal: Goal, finishing: bool) -> WaveResult | None:
+        """A wave's result; None when it is to be cut anew, or run again from the start."""
+        before = {candidate: replace(self._prefix(candidate)) for candidate in wave}
+        recorded = self._is_recorded(wave[0])
+        try:
+            if len(wave) > 1 and not recorded:
+                self._preflight(wave)
+            result = self._run_wave(wave, goal)
+            if len(wave) > 1 and not finishing and not self.manner.checked:
+                self._verify(wave)
+            if len(wave) > 1 and finishing and self.shared.memory.remembers:
+                raise DoesNotFit
+            self.manner.checked |= len(wave) > 1
+            return result
+        except CallbackError as error:
+            raise (error.__cause__ or error) from None
+        except ProbeSelectError:
+            raise
+        except DoesNotFit as error:
+            self._restart(wave, str(error))
+        except Exception as error:
+            self.prefixes.update(before)
+            if len(wave) == 1 and recorded and not _is_out_of_memory(error):
+                self._restart(wave, "the recorded steps could not be replayed")
+            else:
+                self._shrink(wave, error)
+        return None
+
+    def _run_wave(self, wave: Sequence[Candidate], goal: Goal) -> WaveResult:
+        prefixes = [self._prefix(candidate) for candidate in wave]
+        memory = self.shared.memory
+        if prefixes[0].completed_steps and not prefixes[0].calls:
+            self._restart(wave, "")
+        self._steps_before = prefixes[0].recorded_steps
+        memory.restore()
+        memory.run_begins()
+        self._run_now = run = WaveRun(self.shared, wave, prefixes)
+        try:
+            result = goal(run, self._spread(wave, self.manner.copies))
+        finally:
+            memory.run_ends()
+            memory.restore()
+        if memory.remembers:
+            for prefix in prefixes:
+                prefix.calls = []
+        self.tally.total_steps = result.total_steps
+        self.tally.encoder_rows = self.shared.memo.computed_rows
+        self.tally.largest_wave = max(self.tally.largest_wave, len(wave))
+        held = sum(prefix.nbytes for prefix in self.prefixes.values())
+        self.tally.prefix_bytes = max(self.tally.prefix_bytes, held)
+        return result
+
+    def _prefix(self, candidate: Candidate) -> Prefix:
+        return self.prefixes.setdefault(candidate, Prefix())
+
+    def _spread(self, wave: Sequence[Candidate], copies: bool) -> dict[str, Any]:
+        return spread(self.backbone, self.everyone, wave, self.arguments, copies)
+
+    def _preflight(self, wave: Sequence[Candidate]) -> None:
+        """Before any step: is a candidate of the wave given what it is given alone? Raises Unlike if not."""
+        several = len({candidate.prompt for candidate in wave}) > 1
+        if self.manner.checked and not several:
+            return
+        new = [Prefix() for _ in wave]
+        together = WaveRun(self.shared, wave, new).to_first_call(self._spread(wave, self.manner.copies)).collected()
+        for i in _witnesses(wave):
+            alone = WaveRun(self.shared, wave[i : i + 1], new[:1]).to_first_call(self._spread(wave[i : i + 1], False))
+            if not together.of(i, len(wave)).matches(alone.collected().of(0, 1)):
+                raise Unlike
+
+    def _verify(self, wave: Sequence[Candidate]) -> None:
+        """At the rung: does a candidate, replayed alone, meet at every step what it met in the wave?"""
+        for i in _witnesses(wave):
+            prefix = self.prefixes[wave[i]]
+            if prefix.calls:
+                try:
+                    WaveRun(self.shared, wave[i : i + 1], [prefix]).replay(self._spread(wave[i : i + 1], False))
+                except (DoesNotFit, Indivisible) as error:
+                    raise Unlike from error
+
+    def _restart(self, wave: Sequence[Candidate], reason: str) -> None:
+        """What was recorded of these candidates is let go; they are run from the start."""
+        because = self.shared.memory.remembers or reason
+        self.tally.restarted |= {c for c in wave if self._prefix(c).completed_steps}
+        for candidate in wave:
+            self._prefix(candidate).calls = []
+        if because:
+            self._note(
+                f"Candidates that go on are run again from the start, because {because}: "
+                "their pictures are right, and some steps are computed twice."
+            )
+
+    def _shrink(self, wave: Sequence[Candidate], error: Exception) -> None:
+        """Cut the next waves so that what went wrong with this one cannot happen again."""
+        n, manner, name = len(wave), self.manner, type(self.backbone.pipe).__name__
+        if _is_out_of_memory(error):
+            if torch.cuda.is_available():
+                torch.cuda.empty_cache()
+            if n == 1:
+                raise ProbeSelectError(f"out of memory with one candidate in the wave: {_line(error)}") from error
+            manner.most, self.tally.wave_halvings = n // 2, self.tally.wave_halvings + 1
+            self._note(f"Out of memory with {n} candidates in a call: {n // 2} at a time from here.")
+            return
+        if n == 1:
+            known = isinstance(error, ValueError | TypeError) and not self._run_now.calls
+            raise (UsageError if known else ProbeSelectError)(f"{name}: {_line(error)}") from error
+        if manner.copies:
+            manner.copies = False
+            return
+        manner.copies = has_pictures(self.arguments)
+        if manner.mixed and len({candidate.group for candidate in wave}) > 1:
+            manner.mixed = False
+            self._note(f"{name} does not treat prompts of unlike length alike in one call: one prompt at a time.")
+            return
+        if isinstance(error, Unlike | SharedNoise | Indivisible | DropsRows):
+            manner.most = 1
+            self._note(f"{name} is right for one candidate at a time only with these arguments, so each runs alone.")
+            return
+        manner.most, self.tally.wave_halvings = n // 2, self.tally.wave_halvings + 1
+        self._note(f"{name} fails with {n} candidates in a call ({_line(error)}): {n // 2} at a time from here.")
+
+    def _count(self, wave: Sequence[Candidate], modules: Sequence[str]) -> None:
+        self.tally.count(wave, modules, not all(is_helper(name) for name in modules))
+        planned = self.rows_at_start + self.running * (self._run_now.total_steps - self._steps_before)
+        self.progress(self.tally.denoiser_rows, max(planned, self.tally.denoiser_rows))
+
+    def _note(self, note: str) -> None:
+        if note not in self.tally.notes:
+            self.tally.notes.append(note)
+            self.say(note)
+
+
+def _to_rung(
+    run: WaveRun, arguments: Mapping[str, Any], *, rung: float, taps: Sequence[Tap], preview: bool
+) -> WaveResult:
+    return run.to_rung(rung, taps, preview, arguments)
+
+
+def _to_end(run: WaveRun, arguments: Mapping[str, Any]) -> WaveResult:
+    return run.to_end(arguments)
+
+
+def _stage(candidates: Sequence[Candidate], results: Sequence[WaveResult]) -> Stage:
+    first = results[0]
+    embeddings = [r.prompt_embeddings for r in results if r.prompt_embeddings is not None]
+    return Stage(
+        rung=1.0,
+        completed_steps=first.completed_steps,
+        total_steps=first.total_steps,
+        candidates=list(candidates),
+        maps={tap: torch.cat([r.maps[tap] for r in results]) for tap in first.maps},
+        prompt_embeddings=torch.cat(embeddings) if len(embeddings) == len(results) else None,
+        pictures=None if first.pictures is None else [p for r in results for p in r.pictures or ()],
+        kept=list(range(len(candidates))),
+        flags=[flags for r in results for flags in r.flags],
+    )
+
+
+def _witnesses(wave: Sequence[Candidate]) -> list[int]:
+    """Candidates to look at: the last, and those of the shortest and the longest prompt, which padding tells apart."""
+    by_length = sorted(range(len(wave)), key=lambda i: len(wave[i].prompt))
+    several = len({candidate.prompt for candidate in wave}) > 1
+    return list(dict.fromkeys([len(wave) - 1, *([by_length[0], by_length[-1]] if several else [])]))
+
+
+def _kind(pipe: Any, arguments: Mapping[str, Any]) -> tuple[Any, ...]:
+    """What tells one kind of call from another: scheduler, and the form of every argument."""
+    forms = []
+    for name, value in sorted(arguments.items()):
+        plain = isinstance(value, bool | int | float | str | None)
+        size = getattr(value, "shape", None) or getattr(value, "size", None)
+        forms.append((name, value if plain else (type(value).__name__, str(size))))
+    return type(pipe.scheduler).__name__, getattr(pipe, "_execution_device", None), *forms
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "can't allocate memory" in str(error)
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())[:300] or type(error).__name__

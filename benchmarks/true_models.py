@@ -14,6 +14,12 @@ import diffusers
 import torch
 import transformers
 
+from probeselect.backbones.loading import Backbone
+from probeselect.probe.network import Head, Probe, ProbeConfig
+from probeselect.sampling.scorers import ProbeScorer
+from probeselect.sampling.stage import Stage
+
+N, RUNG = 5, 0.2
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
 
 
@@ -82,8 +88,8 @@ def _vae(latent_channels: int, **config: Any) -> Any:
     )  # fmt: skip
 
 
-def _discrete(scheduler: Any) -> Any:
-    return scheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", steps_offset=1)
+def _discrete(scheduler: Any, **more: Any) -> Any:
+    return scheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", steps_offset=1, **more)
 
 
 def sd15(device: str) -> Any:
@@ -92,7 +98,8 @@ def sd15(device: str) -> Any:
         text, vae = _clip("L", projection=False), _vae(4, sample_size=512)
     return diffusers.StableDiffusionPipeline(
         vae=vae, text_encoder=text, tokenizer=_clip_tokenizer(), unet=unet, safety_checker=None,
-        scheduler=_discrete(diffusers.DDIMScheduler), feature_extractor=None, requires_safety_checker=False,
+        scheduler=_discrete(diffusers.DDIMScheduler, clip_sample=False), feature_extractor=None,
+        requires_safety_checker=False,
     )  # fmt: skip
 
 
@@ -115,7 +122,12 @@ def sdxl(device: str) -> Any:
 
 def _vae16(scaling: float, shift: float) -> Any:
     return _vae(
-        16, sample_size=1024, scaling_factor=scaling, shift_factor=shift, use_quant_conv=False, use_post_quant_conv=False
+        16,
+        sample_size=1024,
+        scaling_factor=scaling,
+        shift_factor=shift,
+        use_quant_conv=False,
+        use_post_quant_conv=False,
     )
 
 
@@ -150,8 +162,8 @@ def flux_dev(device: str) -> Any:
 GUIDED = {"guidance_scale": 5.0}
 MODELS = (  # smallest first
     Model("SD 1.5", sd15, 860, 512, 20, 40, 60, GUIDED),
+    Model("SD3.5 medium", sd35_medium, 2243, 1024, 10, 10, 140, GUIDED),
     Model("SDXL", sdxl, 2567, 1024, 20, 10, 110, GUIDED),
-    Model("SD3.5 medium", sd35_medium, 2470, 1024, 10, 10, 140, GUIDED),
     Model("FLUX.1-dev", flux_dev, 11901, 1024, 10, 5, 200, {"guidance_scale": 3.5}),
 )
 ON_A_CPU = {"SD 1.5": {"pixels": 192, "steps": 10, "seconds": 600.0}}  # what can be measured in minutes
@@ -164,3 +176,17 @@ def ready(pipe: Any, model: Model, device: str) -> Any:
             component.eval().requires_grad_(False)
     pipe.set_progress_bar_config(disable=True)
     return pipe.to(device=device, dtype=model.dtype)
+
+
+def untrained_scorer(name: str, backbone: Backbone, stage: Stage) -> ProbeScorer:
+    """A probe for the taps of a stage, of the width that training gives it, with a head of one number."""
+    about, taps, text = backbone.describe(), list(stage.maps), stage.prompt_embeddings
+    channels = [maps.shape[1] for maps in stage.maps.values()]
+    config = ProbeConfig(
+        backbone=name, denoiser=about["denoiser"], architecture=about["architecture"], rungs=(0.05, 0.95),
+        latent_channels=about["latent_channels"], taps=tuple(taps), tap_channels=tuple(channels),
+        projected_channels=tuple(min(48, each) for each in channels), heads=(Head("none", "scalar"),), width=48,
+        prompt_width=0 if text is None else text.shape[1],
+        grid=min(32, *(side for maps in stage.maps.values() for side in maps.shape[2:])),
+    )  # fmt: skip
+    return ProbeScorer(Probe(config).to(stage.maps[taps[0]].device), backbone, "untrained")

@@ -24,6 +24,7 @@ STRENGTHS = {
     "strength 0.5": {"strength": 0.5, "num_inference_steps": 8},
     "strength 1.0": {"strength": 1.0, "num_inference_steps": 8},
 }
+CLIP_SKIP = {"clip_skip": {"clip_skip": 1}}
 PROMPTS = {"three prompts": {"prompt_2": "a house", "prompt_3": "a tree", "negative_prompt": "a dog"}}
 IMAGE_KINDS = {"tensor image": {"image": tensor(picture())}, "numpy image": {"image": numbers(picture())}}
 TENSOR_MASK = {"tensor image": {"image": tensor(picture()), "mask_image": tensor(mask())}}
@@ -31,6 +32,7 @@ CONTROL = {
     "control guidance end": {"control_guidance_end": 0.5, "control_guidance_start": 0.1},
     "conditioning scale": {"controlnet_conditioning_scale": 0.3},
 }
+GLOBAL = "encodes the control picture with noise of torch's global generator: not reproducible by seed alone"
 PAG = {"no pag": {"pag_scale": 0.0}, "adaptive pag": {"pag_adaptive_scale": 1.0}}
 
 
@@ -50,7 +52,7 @@ _image = {"image": picture(), "strength": 0.8}
 _masked = {"image": picture(), "mask_image": mask(), "strength": 0.8}
 
 CASES: tuple[Case, ...] = (
-    _case("Img2Img", _image, {**COMMON, **STRENGTHS, **IMAGE_KINDS, **PROMPTS, **SIGMAS}),
+    _case("Img2Img", _image, {**COMMON, **STRENGTHS, **IMAGE_KINDS, **PROMPTS, **SIGMAS, **CLIP_SKIP}),
     _case(
         "Inpaint", _masked,
         {
@@ -68,7 +70,8 @@ CASES: tuple[Case, ...] = (
         note="33 channels", transformer={"in_channels": 33, "out_channels": 16}, vae={"latent_channels": 16},
     ),
     _case(
-        "ControlNet", {"control_image": picture()}, {**COMMON, **CONTROL, **SIGMAS, **PROMPTS}, controlnet=controlnet
+        "ControlNet", {"control_image": picture()}, {**COMMON, **CONTROL, **SIGMAS, **PROMPTS, **CLIP_SKIP},
+        note=GLOBAL, controlnet=controlnet,
     ),
     _case(
         "ControlNet",
@@ -77,12 +80,12 @@ CASES: tuple[Case, ...] = (
             "no guidance": COMMON["no guidance"],
             "control guidance end": {"control_guidance_end": [0.5, 1.0], "control_guidance_start": [0.0, 0.3]},
         },
-        note="several control nets",
+        note=f"several control nets; {GLOBAL}",
         controlnet=lambda parts: diffusers.SD3MultiControlNetModel([controlnet(parts), controlnet(parts, seed=1)]),
     ),
     _case(
         "ControlNetInpainting", {"control_image": picture(), "control_mask": mask()}, {**COMMON, **CONTROL},
-        controlnet=lambda parts: controlnet(parts, extra=1),
+        note=GLOBAL, controlnet=lambda parts: controlnet(parts, extra=1),
     ),
     _case("PAG", {}, {**COMMON, **PAG, **SIGMAS}),
     _case("PAGImg2Img", _image, {**COMMON, **PAG, **STRENGTHS}),

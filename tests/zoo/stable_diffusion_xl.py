@@ -47,6 +47,7 @@ LISTS = {
     "sigmas": {"sigmas": [12.0, 6.0, 3.0, 1.0, 0.3]},
 }
 TWO_PROMPTS = {"second prompt": {"prompt_2": "a house", "negative_prompt": "a dog", "negative_prompt_2": "a tree"}}
+CLIP_SKIP = {"clip_skip": {"clip_skip": 1}}
 RESCALE = {"guidance_rescale": {"guidance_rescale": 0.7}}
 
 
@@ -92,7 +93,7 @@ CASES: tuple[Case, ...] = (
     _case(
         "Img2Img", {}, _image,
         {**NEGATIVE, **UNGUIDED, **STRENGTHS, **IMAGE_KINDS, **PROMPT_EMBEDS, **ENDS, **STARTS, **LISTS, **SIZES,
-         **TWO_PROMPTS, **RESCALE},
+         **TWO_PROMPTS, **RESCALE, **CLIP_SKIP},
     ),
     _case(
         "Img2Img", _refiner, _image,
@@ -107,7 +108,7 @@ CASES: tuple[Case, ...] = (
     _case("Inpaint", _nine, _masked, {**_inpaint, **MASKED_LATENTS}, note="nine channels"),
     _case(
         "ControlNet", {"controlnet": controlnet}, {"image": picture()},
-        {**NEGATIVE, **UNGUIDED, **CONTROL, **IMAGE_KINDS, **PROMPT_EMBEDS, **ENDS, **LISTS},
+        {**NEGATIVE, **UNGUIDED, **CONTROL, **IMAGE_KINDS, **PROMPT_EMBEDS, **ENDS, **LISTS, **CLIP_SKIP},
     ),
     _case(
         "ControlNet", {"controlnet": controlnets}, {"image": [picture(), picture(1)]},

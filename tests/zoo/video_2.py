@@ -204,11 +204,15 @@ CASES: tuple[Case, ...] = (
             "num_frames": 3,
             "min_guidance_scale": 1.0,
             "max_guidance_scale": 2.5,
-            "decode_chunk_size": 2,
             **STEPS,
         },
-        {"no guidance": {"max_guidance_scale": 1.0}, "noisier picture": {"noise_aug_strength": 0.5}},
+        {
+            "no guidance": {"max_guidance_scale": 1.0},
+            "noisier picture": {"noise_aug_strength": 0.5},
+            "frames decoded in twos": {"decode_chunk_size": 2},
+        },
         takes_prompt=False,
+        note="its decoder mixes the frames of a chunk: chunks of two, of several clips of three frames, mix clips",
     ),
     Case(
         "I2VGenXLPipeline",

@@ -10,6 +10,7 @@ from typing import Any
 from probeselect.backbones.loading import Backbone, commit_of, default_device, load_backbone
 from probeselect.backbones.taps import X0, Tap
 from probeselect.backbones.truncation import truncations
+from probeselect.core.candidates import candidates_of
 from probeselect.core.errors import UsageError
 from probeselect.data.dataset import Dataset, check_evaluator_name, pin
 from probeselect.data.prompts import PromptList
@@ -19,7 +20,7 @@ from probeselect.evaluators.table import load_evaluator
 from probeselect.jobs.collect import Progress, collect, collect_shard
 from probeselect.jobs.score import score, score_shard
 from probeselect.sampling.collecting import CollectSettings, ShardMaker, configuration
-from probeselect.sampling.replay import check_arguments
+from probeselect.sampling.arguments import check_arguments
 
 
 @dataclass(frozen=True)
@@ -67,7 +68,7 @@ class Worker:
         """Raises UsageError for arguments that the pipeline does not take, before anything is made."""
         job = self.job
         backbone = load_backbone(job.model, dtype=job.dtype, device=job.device, revision=job.revision)
-        check_arguments(backbone, job.arguments)
+        check_arguments(backbone, candidates_of("any", job.settings.n), job.arguments)
         taps = taps_to_collect(backbone, job.taps)
         revision = commit_of(job.model, job.revision)
         return ShardMaker(backbone, taps, job.settings, job.arguments, revision, self.progress)

@@ -54,13 +54,18 @@ class Paired:
         return statistics.median(times[task] / times[reference] for times in self.rounds)
 
 
-def paired(repeats: int, *tasks: Callable[[], Any], clock: Callable[[], float] = time.perf_counter) -> Paired:
+def paired(
+    repeats: int,
+    *tasks: Callable[[], Any],
+    clock: Callable[[], float] = time.perf_counter,
+    warm_up: bool = True,
+) -> Paired:
     """Time tasks in rounds, forwards and backwards in turn (A B, B A, A B ...), after one run each to warm up.
 
     A slow spell of the machine then spoils single rounds, which their median leaves out, and a machine that slows down
     steadily favours neither side.
     """
-    for task in tasks:
+    for task in tasks if warm_up else ():
         task()
     rounds = []
     for number in range(repeats):

@@ -185,12 +185,12 @@ class Measures:
         tasks = [
             self._watched("ours", lambda: self._select(self.prompts[:1])),
             self._watched("stock", lambda: self._stock(self.five)),
-            lambda: [self._stock([candidate]) for candidate in self.five],
+            lambda: self._stock(self.one),
         ]
-        needs = (1 + self._bound()) * self._seconds_of(N) + N * self._seconds_of(1)
-        times = self._time(*tasks, needs=needs)
+        times = self._time(*tasks, needs=(1 + self._bound()) * self._seconds_of(N) + self._seconds_of(1))
         yield self._row("5 -> 1, one prompt, over one call of five", times, limit=0.39)
-        yield self._row("5 -> 1, one prompt, over five calls of one", times, 0, 2)
+        singly = times and Paired([[each[0], N * each[2]] for each in times.rounds])
+        yield self._row("5 -> 1, one prompt, over five calls of one (five times one of them)", singly)
 
     def _shared_waves(self) -> Iterator[Row]:
         everyone = candidates_of(self.prompts, N)

@@ -34,7 +34,7 @@ _NOT_PICTURES = re.compile(r"ip_adapter_.*|num_.*|output_.*")
 # Here a list of pictures is several references for one candidate, not one picture for each.
 _REFERENCES = re.compile(r"Flux2.*|.*EditPlus.*|.*Omni.*|VisualCloze.*|.*Layered.*")
 _SECOND_DIMENSION = re.compile(r"(negative_)?prompt_embeds_llama3")  # [layers, rows, ...]
-_WITHOUT_PROMPT = "prompt_embeds", "image_embeds"  # what a pipeline takes in place of a prompt
+_IN_PLACE_OF_PROMPT = re.compile(r"prompt_embeds(_(?!mask)\w+)?")
 
 
 def check_arguments(backbone: Backbone, candidates: Sequence[Candidate], arguments: Mapping[str, Any]) -> None:
@@ -92,18 +92,18 @@ class _Spread:
         texts = prompt_keywords(self.pipe)
         done = {name: self._one(name, value, name in texts) for name, value in self.arguments.items()}
         done = {name: value for name, value in done.items() if not (name.startswith("num_") and name in _REFUSED)}
-        replaced = any(self.arguments.get(name) is not None for name in _WITHOUT_PROMPT)
+        replaced = any(v is not None and _IN_PLACE_OF_PROMPT.fullmatch(name) for name, v in self.arguments.items())
         if replaced or "prompt" not in inspect.signature(type(self.pipe).__call__).parameters:
             return done
-        return {**done, "prompt": [candidate.prompt for candidate in self.batch]}
+        return {**done, "prompt": self._texts([candidate.prompt for candidate in self.batch])}
 
     def _one(self, name: str, value: Any, is_text: bool) -> Any:
         if value is None:
             return None
         if is_text:
             if isinstance(value, str):
-                return [value] * len(self.batch)
-            return self._pick(name, value, list(value)) if isinstance(value, list | tuple) else value
+                return self._texts([value] * len(self.batch))
+            return self._texts(self._pick(name, list(value))) if isinstance(value, list | tuple) else value
         if name == "latents" and isinstance(value, Tensor):
             if len(value) != self.total:
                 raise UsageError(
@@ -116,7 +116,11 @@ class _Spread:
             return self._picture(name, value)
         return value
 
-    def _pick(self, name: str, value: Any, items: list[Any]) -> list[Any]:
+    def _texts(self, texts: list[str]) -> str | list[str]:
+        """One candidate alone gets its text as people write it: some pipelines take no list."""
+        return texts[0] if len(texts) == 1 else texts
+
+    def _pick(self, name: str, items: list[Any]) -> list[Any]:
         """One item a candidate of the batch, from one for all, one a prompt, or one a candidate."""
         n = len(items)
         if n == 1:
@@ -133,12 +137,12 @@ class _Spread:
     def _embeddings(self, name: str, value: Any) -> Any:
         if isinstance(value, Tensor) and value.ndim:
             dim = 1 if _SECOND_DIMENSION.fullmatch(name) and value.ndim > 1 else 0
-            rows = self._pick(name, value, list(range(value.shape[dim])))
+            rows = self._pick(name, list(range(value.shape[dim])))
             return value[:, rows] if dim else value[rows]
         if isinstance(value, list) and value and all(isinstance(item, Tensor) for item in value):
             if all(item.ndim >= 2 and len(item) == len(value[0]) for item in value) and value[0].ndim > 2:
                 return [self._embeddings(name, item) for item in value]  # one an encoder, each with its rows
-            return self._pick(name, value, value)  # one tensor a row
+            return self._pick(name, value)  # one tensor a row
         return value
 
     def _picture(self, name: str, value: Any) -> Any:

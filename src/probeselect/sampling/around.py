@@ -1,6 +1,7 @@
 """What is put around a pipeline for the length of one call, and taken away again."""
 
 import copy
+import functools
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -39,11 +40,22 @@ def counted_steps(pipe: Any) -> Iterator[Bar]:
 
 
 @contextmanager
-def own_scheduler(pipe: Any, stepper: Callable[[Any], Callable[..., Any]]) -> Iterator[None]:
-    """The pipeline runs on a copy of its scheduler, whose `step` is what `stepper` makes of it."""
+def own_scheduler(pipe: Any, stepper: Callable[[Any, Callable[..., Any]], Callable[..., Any]]) -> Iterator[None]:
+    """The pipeline runs on a copy of its scheduler.
+
+    stepper: of the copy and its usual `step`, returns what runs in place of it. Copies that the pipeline makes of its
+    scheduler (for sound beside a picture) step as usual.
+    """
     original = pipe.scheduler
-    scheduler = copy.deepcopy(original)
-    scheduler.step = stepper(scheduler)
+    scheduler, kind = copy.deepcopy(original), type(original)
+    ours = stepper(scheduler, functools.partial(kind.step, scheduler))
+
+    @functools.wraps(kind.step)
+    def step(self: Any, *args: Any, **kwargs: Any) -> Any:
+        return ours(*args, **kwargs) if self is scheduler else kind.step(self, *args, **kwargs)
+
+    fields = {"step": step, "__module__": kind.__module__, "__qualname__": kind.__qualname__}
+    scheduler.__class__ = type(kind.__name__, (kind,), fields)
     pipe.scheduler = scheduler
     try:
         yield

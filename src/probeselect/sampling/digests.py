@@ -13,7 +13,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -25,6 +25,26 @@ K = 8  # projections of a tensor
 WIDTH = 512  # elements that share one sign of `a`
 # What a tensor may differ by from batch to batch, relative to its norm: rounding, and no more.
 TOLERANCE = {torch.float64: 1e-6, torch.float32: 2e-4, torch.float16: 1e-2, torch.bfloat16: 4e-2}
+
+
+class Listed(NamedTuple):
+    """A list without tensors: as a whole, and by row where it has an entry a row (or the same for all)."""
+
+    whole: str
+    items: tuple[str, ...]
+
+    def of(self, i: int, n: int, rows: int) -> "Listed":
+        if len(set(self.items)) == 1:
+            return Listed(self.whole, self.items[:1])
+        return Listed(self.whole, self.items[i::n] if len(self.items) == rows else ())
+
+    def __eq__(self, other: object) -> bool:
+        """Which of the two a list is cannot be told from one call: it is the same if either is."""
+        if not isinstance(other, Listed):
+            return False
+        return self.whole == other.whole or (bool(self.items) and self.items == other.items)
+
+    __hash__ = None  # type: ignore[assignment]
 
 
 @dataclass(frozen=True)
@@ -72,15 +92,14 @@ class Digester:
             parts = [self._sketch(row[None]) for row in leaf]
             return Leaf("list", tuple(str((tuple(r.shape), r.dtype)) for r in leaf), torch.cat(parts), leaf[0].dtype)
         if isinstance(leaf, Tensor):
+            if leaf.ndim > 1 and leaf.shape[1] == rows.count != len(leaf):
+                leaf = leaf.transpose(0, 1)  # such as [layers, rows, ...] (HiDream)
             by_row = leaf.ndim > 0 and len(leaf) == rows.count
-            shape = leaf.shape[1:] if by_row else leaf.shape
+            shape = leaf.shape[1:] if by_row or (leaf.ndim and len(leaf) == 1) else leaf.shape
             about = str((tuple(shape), leaf.dtype))
             return Leaf("rows" if by_row else "whole", about, self._remembered(leaf, by_row), leaf.dtype)
         if _is_plain_sequence(leaf):
-            items = [repr(item) for item in leaf]
-            if len(set(items)) == 1:
-                return Leaf("plain", items[0])
-            return Leaf("list", tuple(items)) if len(items) == rows.count else Leaf("plain", repr(leaf))
+            return Leaf("plain", Listed(repr(leaf), tuple(repr(item) for item in leaf)))
         if leaf is None or isinstance(leaf, bool | int | float | str):
             return Leaf("plain", repr(leaf))
         return Leaf("plain", type(leaf).__name__)
@@ -162,6 +181,8 @@ class CallDigest:
         for leaf in self.leaves:
             if leaf.kind == "list":
                 structure.append(("list", leaf.about[i::n]))
+            elif isinstance(leaf.about, Listed):
+                structure.append(leaf.about.of(i, n, self.rows.count))
             else:
                 structure.append(("tensor" if leaf.sketch is not None else "plain", leaf.about))
             if leaf.sketch is not None:

@@ -36,7 +36,7 @@ class EncoderMemo:
                 leaves, spec = pytree.tree_flatten((args, kwargs))
                 tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
                 counts = {leaf.shape[0] if leaf.ndim else 0 for leaf in tensors}
-                if len(counts) != 1 or 0 in counts or _has_state(leaves):
+                if len(counts) != 1 or 0 in counts or _has_state([*args, *kwargs.values()]):
                     return usual(*args, **kwargs)  # not a batch of rows: nothing to remember it by
                 n = counts.pop()
                 others = repr([leaf for leaf in leaves if not isinstance(leaf, Tensor)])
@@ -47,6 +47,12 @@ class EncoderMemo:
                     args, kwargs = pytree.tree_unflatten(picked, spec)
                     output = usual(*args, **kwargs)
                     self.computed_rows += len(unmet)
+                    if any(len(leaf) != len(unmet) for leaf in pytree.tree_leaves(output) if _is_batch(leaf)):
+                        if len(unmet) == n:
+                            return output  # rows are not its first dimension (ChatGLM)
+                        self.computed_rows += n - len(unmet)
+                        args, kwargs = pytree.tree_unflatten(leaves, spec)
+                        return usual(*args, **kwargs)
                     for i, part in zip(unmet, split(output, len(unmet)), strict=True):
                         self._known[keys[i]] = part
                 return join([self._known[key] for key in keys])
@@ -70,9 +76,13 @@ def _encoders(pipe: Any) -> dict[str, nn.Module]:
     return found
 
 
-def _has_state(leaves: list[Any]) -> bool:
+def _has_state(given: list[Any]) -> bool:
     """Whether a call is given something that it may leave its mark on, such as the cache of a causal encoder."""
-    return any(not isinstance(leaf, Tensor | bool | int | float | str | None | torch.dtype) for leaf in leaves)
+    return any(not isinstance(value, Tensor | bool | int | float | str | None | torch.dtype) for value in given)
+
+
+def _is_batch(leaf: Any) -> bool:
+    return isinstance(leaf, Tensor) and leaf.ndim > 0
 
 
 def _digest(row: Tensor) -> tuple[Any, ...]:

@@ -15,12 +15,13 @@ from torch import Tensor, nn
 
 _PLAIN = (int, float, bool, str, bytes, complex, type(None))
 # Attributes that torch itself keeps on every module.
-_TORCH = frozenset(vars(nn.Module())) - {"_forward_hooks", "_forward_pre_hooks", "training"}
-_SKIPPED = _TORCH | {"_compiled_call_impl", "_internal_dict", "_hf_hook", "_old_forward"}
+_TORCH = frozenset(vars(nn.Module())) - {"training"}
+_SKIPPED = _TORCH | {"_compiled_call_impl", "_internal_dict", "_hf_hook", "_old_forward", "forward"}
 # Libraries whose objects hold no memory of a denoiser's calls; those of diffusers (hooks, processors) may.
 _FOREIGN = frozenset(
     "torch numpy accelerate builtins functools threading collections probeselect peft inspect weakref".split()
 )
+_HOOK = "hook"
 _MOST = 100_000  # things to look at
 _LONGEST = 4096  # entries of a container that is looked into
 
@@ -96,7 +97,10 @@ class Memory:
 def _held_by(thing: Any) -> dict[Any, Any] | None:
     """What a thing holds, by where; None for a thing that holds nothing of interest."""
     if isinstance(thing, nn.Module):
-        return {key: value for key, value in vars(thing).items() if key not in _SKIPPED}
+        # To look into, not to put back: while a pipeline runs, `forward` is ours.
+        hooks = [vars(thing).get("forward"), *thing._forward_hooks.values(), *thing._forward_pre_hooks.values()]
+        held: dict[Any, Any] = {(_HOOK, i): hook for i, hook in enumerate(hooks)}
+        return held | {key: value for key, value in vars(thing).items() if key not in _SKIPPED}
     if isinstance(thing, types.FunctionType):
         return dict(_variables(thing))
     if isinstance(thing, types.MethodType):
@@ -127,7 +131,7 @@ def _put_back(thing: Any, held: dict[Any, Any]) -> None:
         own = vars(thing)
         for key in [key for key in own if key not in held and key not in _SKIPPED]:
             del own[key]
-        own.update(held)
+        own.update({key: value for key, value in held.items() if isinstance(key, str)})
 
 
 def _variables(function: types.FunctionType) -> Iterator[tuple[Any, Any]]:

@@ -17,7 +17,7 @@ from probeselect.core.errors import ProbeSelectError
 
 NOT_FINITE, SAFETY, BLACK = "not finite", "safety checker", "black"
 _DECODERS = ("vae", "movq", "vqgan", "vqvae")
-_FIELDS = ("images", "image", "frames", "videos", "image_embeddings", "image_embeds", "audios")
+_FIELDS = ("images", "image", "frames", "videos", "rgb", "image_embeddings", "image_embeds", "audios")
 
 
 def pictures_of(output: Any, n: int) -> list[Any]:

@@ -248,11 +248,9 @@ class WaveRun:
             self.tape.add(name, args, kwargs, output)
         return output
 
-    def _stepper(self, scheduler: Any) -> Callable[..., Any]:
-        usual = scheduler.step
+    def _stepper(self, scheduler: Any, usual: Callable[..., Any]) -> Callable[..., Any]:
         signature = inspect.signature(usual)
 
-        @functools.wraps(usual)
         def step(*args: Any, **kwargs: Any) -> Any:
             if self.coasting:
                 return as_step_output(self.last_step, self.x0)

@@ -175,7 +175,8 @@ class Waves:
         if self.manner.checked and not several:
             return
         new = [Prefix() for _ in wave]
-        together = WaveRun(self.shared, wave, new).to_first_call(self._spread(wave, self.manner.copies)).collected()
+        self._run_now = run = WaveRun(self.shared, wave, new)
+        together = run.to_first_call(self._spread(wave, self.manner.copies)).collected()
         for i in _witnesses(wave):
             alone = WaveRun(self.shared, wave[i : i + 1], new[:1]).to_first_call(self._spread(wave[i : i + 1], False))
             if not together.of(i, len(wave)).matches(alone.collected().of(0, 1)):
@@ -229,8 +230,8 @@ class Waves:
             manner.most = 1
             self._note(f"{name} is right for one candidate at a time only with these arguments, so each runs alone.")
             return
-        manner.most, self.tally.wave_halvings = n // 2, self.tally.wave_halvings + 1
-        self._note(f"{name} fails with {n} candidates in a call ({_line(error)}): {n // 2} at a time from here.")
+        manner.most, self.tally.wave_halvings = n // 2 if self._run_now.steps else 1, self.tally.wave_halvings + 1
+        self._note(f"{name} fails with {n} candidates in a call ({_line(error)}): {manner.most} at a time from here.")
 
     def _count(self, wave: Sequence[Candidate], modules: Sequence[str]) -> None:
         self.tally.count(wave, modules, not all(is_helper(name) for name in modules))

@@ -26,6 +26,8 @@ _SPACES = {
     "PNDMScheduler": "discrete",
     "LCMScheduler": "discrete",
     "TCDScheduler": "discrete",
+    "CogVideoXDDIMScheduler": "discrete",
+    "CogVideoXDPMScheduler": "discrete",
     "DPMSolverMultistepScheduler": "rotated",
     "DPMSolverSinglestepScheduler": "rotated",
     "UniPCMultistepScheduler": "rotated",

@@ -1,0 +1,170 @@
+"""What the call of a pipeline class takes and needs besides a prompt: pictures, masks, control pictures, frames.
+
+Read from the signature of the class's `__call__` and from the words of its name, so it is known before any weight is
+loaded. Does not open pictures and does not load pipelines.
+"""
+
+import inspect
+import json
+import os
+import re
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Any
+
+from probeselect.core.errors import UsageError
+from probeselect.embedded import SHIPPED
+
+# What a user can give on the command line, and how it is called in a sentence.
+IMAGE, MASK, CONTROL, STRENGTH, FRAMES, FPS = "--image", "--mask", "--control-image", "--strength", "--frames", "--fps"
+_NOUNS = {
+    IMAGE: "a picture", MASK: "a mask", CONTROL: "a control picture", STRENGTH: "a strength",
+    FRAMES: "a number of frames", FPS: "frames a second",
+}  # fmt: skip
+_PLACES = {IMAGE: "FILE", MASK: "FILE", CONTROL: "FILE", STRENGTH: "X", FRAMES: "N", FPS: "N"}
+_KEYWORDS = {
+    IMAGE: ("image",),
+    MASK: ("mask_image", "control_mask", "mask"),
+    CONTROL: ("control_image", "image"),
+    STRENGTH: ("strength",),
+    FRAMES: ("num_frames", "video_length", "frames"),
+    FPS: ("frame_rate", "fps", "target_fps"),
+}  # of each, the first that the call takes
+
+# Words of class names -> the keyword that is needed where the call takes it.
+_CHANGES = "Img2Img|Inpaint|Fill|Refiner"  # a given picture, also where a control picture is given
+_NEEDS = (
+    (rf"{_CHANGES}|Upscale|SuperResolution|Depth2Img|ImageToVideo|I2VGen|Edit|InstructPix2Pix|Layered|CycleDiffusion",
+     ("image",)),
+    (r"Inpaint|Fill|DiffEdit", ("mask_image", "control_mask", "mask_video")),
+    (r"DiffEdit", ("image_latents",)),
+    (r"(Img2Img|Inpainting)SuperResolution", ("original_image",)),
+    (r"Control(?!net)", ("control_image", "control_video", "conditioning_frames")),
+    (r"ControlNetUnion", ("control_mode",)),
+    (r"VideoToVideo|EasyAnimateInpaint", ("video",)),
+    (r"Adapter|ImageVariation", ("image",)),
+)  # fmt: skip
+_OPTIONAL = {"image": r"FluxKontextPipeline|Flux2KleinKV.*|BriaFiboEdit.*|JoyImageEdit.*|DreamLite.*"}
+_INSTEAD = {"image": ("image_embeds", "image_embeddings"), "control_video": ("control_video_latents",)}
+_CLIPS = {"num_frames", "video_length", "frames", "num_videos_per_prompt", "video"}
+
+
+def class_of(model: Any, revision: str | None = None) -> type | None:
+    """Return the pipeline class of a model by name, where that is known without loading or asking the hub.
+
+    model: "embedded" and its like, a folder, or a hub id whose model_index.json is in the local cache. None for other
+    models, and for a class that is not one of diffusers, or that needs packages which are not installed.
+    """
+    import diffusers
+
+    index = _index_of(model, revision) if isinstance(model, str | os.PathLike) else None
+    try:
+        name = json.loads(index.read_text())["_class_name"] if index else None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None  # loading says what is wrong with it
+    found = getattr(diffusers, name, None) if isinstance(name, str) else None
+    return found if inspect.isclass(found) and issubclass(found, diffusers.DiffusionPipeline) else None
+
+
+def _index_of(model: str | os.PathLike[str], revision: str | None) -> Path | None:
+    name = os.fspath(model)
+    folder = SHIPPED[name].pipeline if name in SHIPPED else Path(name).expanduser()
+    if folder.is_dir():
+        return folder / "model_index.json"
+    from huggingface_hub import try_to_load_from_cache
+
+    try:
+        found = try_to_load_from_cache(name, "model_index.json", revision=revision)
+    except ValueError:  # no hub id; loading says so
+        return None
+    return Path(found) if isinstance(found, str) else None
+
+
+def takes(pipeline: type) -> dict[str, str]:
+    """Return by option (IMAGE ... FPS) the keyword that a pipeline class takes it as; without those it does not take.
+
+    The control picture of a text-to-image pipeline is often called `image`; then it takes no IMAGE.
+    """
+    parameters = inspect.signature(pipeline.__call__).parameters  # type: ignore[operator]
+    found = {option: next((n for n in names if n in parameters), "") for option, names in _KEYWORDS.items()}
+    controlled = re.search("ControlNet|Control|Adapter", pipeline.__name__) is not None
+    if found[CONTROL] == "image" and not (controlled and not re.search(_CHANGES, pipeline.__name__)):
+        found[CONTROL] = ""
+    if found[CONTROL] == found[IMAGE]:
+        found[IMAGE] = ""
+    if found[MASK] == "mask" and "image" not in parameters:  # of a clip
+        found[MASK] = ""
+    return {option: name for option, name in found.items() if name}
+
+
+def keywords(pipeline: type, given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what was given by option as keywords of the call. Raises UsageError for what it does not take."""
+    known = takes(pipeline)
+    for option in given:
+        if option in known or (option == FPS and makes_clips(pipeline)):  # then of the saved file only
+            continue
+        other = CONTROL if option == IMAGE else IMAGE
+        hint = f"give it as {other}" if option in (IMAGE, CONTROL) and other in known else f"leave out {option}"
+        raise UsageError(f"{option}: {pipeline.__name__} takes no {_NOUNS[option].removeprefix('a ')}; {hint}")
+    return {known[option]: value for option, value in given.items() if option in known}
+
+
+def needs(pipeline: type) -> list[str]:
+    """Return the keywords besides the prompt that a pipeline class cannot be called without."""
+    parameters = inspect.signature(pipeline.__call__).parameters  # type: ignore[operator]
+    name = pipeline.__name__
+    found = [
+        key
+        for key, parameter in list(parameters.items())[1:]
+        if parameter.default is parameter.empty and parameter.kind is parameter.POSITIONAL_OR_KEYWORD
+    ]
+    for words, names in _NEEDS:
+        if re.search(words, name):
+            found += [next((key for key in names if key in parameters), "")]
+    control = takes(pipeline).get(CONTROL)
+    found += [control] if control and re.search("ControlNet|Control", name) else []
+    return [
+        key
+        for key in dict.fromkeys(found)
+        if key not in ("", "prompt") and not (key in _OPTIONAL and re.fullmatch(_OPTIONAL[key], name))
+    ]
+
+
+def missing(pipeline: type, given: Collection[str]) -> str | None:
+    """Return one line that says what a pipeline class needs and was not given, and how to give it; None if nothing is.
+
+    given: the keywords of the call.
+    """
+    absent = [
+        key
+        for key in needs(pipeline)
+        if key not in given and not any(other in given for other in _INSTEAD.get(key, ()))
+    ]
+    if not absent:
+        return None
+    options = {keyword: option for option, keyword in takes(pipeline).items()}
+    nouns = " and ".join(_NOUNS[options[key]] if key in options else key for key in absent)
+    python = ", ".join(f"{key}=..." for key in absent)
+    if unknown := [key for key in absent if key not in options]:
+        how = f"the command line has no option for {' and '.join(unknown)}; give {python} in Python"
+    else:
+        how = f"give {' and '.join(f'{options[key]} {_PLACES[options[key]]}' for key in absent)} (in Python: {python})"
+    return f"{pipeline.__name__} needs {nouns}: {how}"
+
+
+def makes_clips(pipeline: type) -> bool:
+    """Return whether a pipeline class makes clips rather than stills."""
+    return not _CLIPS.isdisjoint(inspect.signature(pipeline.__call__).parameters)  # type: ignore[operator]
+
+
+def check_stills(pipeline: type, what: str) -> None:
+    """Raise UsageError where a pipeline class makes clips. `what` cannot keep them: `collect`, `--record`."""
+    if makes_clips(pipeline):
+        raise UsageError(f"{what}: clips cannot be collected yet, and {pipeline.__name__} makes clips")
+
+
+def usual_fps(pipeline: type, otherwise: int) -> int:
+    """Return how many frames a second a pipeline class takes its clips to have, by the default of its call."""
+    parameter = inspect.signature(pipeline.__call__).parameters.get(takes(pipeline).get(FPS, ""))  # type: ignore[operator]
+    value = parameter.default if parameter else None
+    return max(round(value), 1) if isinstance(value, int | float) else otherwise

@@ -268,7 +268,7 @@ def test_steps_are_fractions_and_several_may_be_finished(backbone):
         name = "likes 5"
 
         def features(self, images):
-            return torch.tensor([float(torch.equal(image, images[1])) for image in images])[:, None]
+            return torch.tensor([float(image is images[1]) for image in images])[:, None]
 
         def score(self, features, prompts):
             return features[:, 0]

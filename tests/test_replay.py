@@ -103,12 +103,22 @@ def test_stochastic_flow_noise_belongs_to_the_candidate():
     assert max(float((small[c] - large[c]).abs().max()) for c in small) < TOLERANCE
 
 
-def test_a_scheduler_whose_noise_no_seed_owns_is_refused():
-    class DPMSolverSDEScheduler(DDIMScheduler):  # the real one needs torchsde to be built
-        pass
+class GlobalNoise(DDIMScheduler):
+    """Draws from torch's global generator in every step, as DPMSolverSDE does without a seed."""
 
-    with pytest.raises(UsageError, match="DPMSolverSDEScheduler"):
-        survivors(tiny_sd(DPMSolverSDEScheduler()))
+    def step(self, model_output, timestep, sample, **more):
+        return super().step(model_output, timestep, sample + 0.1 * torch.randn(sample.shape), **more)
+
+
+def test_noise_that_no_generator_gives_is_said_and_made_the_candidates_own():
+    pipe, tally = tiny_sd(GlobalNoise()), Tally()
+    state = torch.get_rng_state()
+    pictures = survivors(pipe, batch_size=None, tally=tally)
+    assert torch.equal(state, torch.get_rng_state())  # the user's own noise is untouched
+    assert tally.largest_wave == 1 and any("not reproducible by seed" in note for note in tally.notes)
+    for candidate, picture in pictures.items():
+        torch.manual_seed(candidate.seed)
+        assert float((picture - stock(pipe, candidate)).abs().max()) < TOLERANCE
 
 
 def test_cost_counts_computed_rows_and_encoders_run_once_per_prompt():
@@ -231,12 +241,18 @@ def test_what_is_not_asked_for_is_not_computed(monkeypatch):
         assert stage.maps == {}
 
 
-def test_a_pipeline_of_pipelines_is_refused():
+def test_a_pipeline_of_pipelines_is_followed_into_the_one_with_the_loop():
     build, arguments = TINY["Kandinsky 2.2"]
-    backbone = load_backbone(build())
-    arguments = {name: value for name, value in arguments.items() if name not in ("prompt", "negative_prompt")}
-    with pytest.raises(UsageError, match="KandinskyV22CombinedPipeline"):
-        list(rollout(backbone, candidates_of("a", 1), [0.5], **arguments))
+    pipe, tally = build(), Tally()
+    stages = rollout(
+        load_backbone(pipe), candidates_of("a", 3), [0.5], tally=tally, **{**arguments, "output_type": "pt"}
+    )
+    next(stages).keep([1])
+    (picture,) = next(stages).pictures
+    assert tally.denoiser_rows == 3 * 2 + 2
+    generator = torch.Generator("cpu").manual_seed(1)
+    alone = pipe("a", generator=generator, **{**arguments, "output_type": "pt"}).images[0]
+    assert float((picture - alone).abs().max()) < 1e-4
 
 
 def test_two_rungs_on_one_step_are_refused():

@@ -1,7 +1,10 @@
 """The command line. Progress goes to stderr, results to stdout; an error is one line and an exit code."""
 
+import logging
 import signal
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import typer
 
@@ -13,7 +16,7 @@ from probeselect.commands.plan import plan
 from probeselect.commands.train import train
 from probeselect.core.errors import ProbeSelectError, UsageError
 
-app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None)
+app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode="rich")
 
 
 @app.callback()
@@ -33,7 +36,9 @@ def main() -> None:
     """Entry point: errors become one line on stderr and an exit code."""
     signal.signal(signal.SIGTERM, _on_terminate)
     try:
-        if code := app(standalone_mode=False):  # of an Exit, such as 130 after Ctrl-C
+        with _notes_on_stderr():
+            code = app(standalone_mode=False)
+        if code:  # of an Exit, such as 130 after Ctrl-C
             sys.exit(code)
     except typer.Exit as done:
         sys.exit(done.exit_code)
@@ -57,9 +62,41 @@ def main() -> None:
         )  # click's own usage errors
 
 
+class _Notes(logging.Handler):
+    """Prints what the library warns of, a line each and each line once, between the steps of a progress bar."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self.said: set[str] = set()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        line = _line(record.getMessage())
+        if line in self.said:
+            return
+        self.said.add(line)
+        from tqdm import tqdm
+
+        tqdm.write(line, file=sys.stderr)
+
+
+@contextmanager
+def _notes_on_stderr() -> Iterator[None]:
+    handler, log = _Notes(), logging.getLogger("probeselect")
+    log.addHandler(handler)
+    try:
+        yield
+    finally:
+        log.removeHandler(handler)
+
+
+def _line(text: object) -> str:
+    """One printable line, whatever the text holds."""
+    joined = " ".join(str(text).split())
+    return f"probeselect: {''.join(c if c.isprintable() else repr(c)[1:-1] for c in joined)}"
+
+
 def _say(error: object, code: int) -> int:
-    text = " ".join(str(error).split())
-    print(f"probeselect: {''.join(c if c.isprintable() else repr(c)[1:-1] for c in text)}", file=sys.stderr)
+    print(_line(error), file=sys.stderr)
     return code
 
 

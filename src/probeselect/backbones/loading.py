@@ -71,9 +71,7 @@ def load_backbone(
     """
     from diffusers import DiffusionPipeline
 
-    if isinstance(dtype, str) and dtype not in DTYPES:
-        raise UsageError(f"dtype: {dtype!r} is not one of {', '.join(DTYPES)}")
-    wanted = DTYPES[dtype] if isinstance(dtype, str) else dtype
+    wanted = dtype_named(dtype)
     if isinstance(model, Backbone):
         model, name = model.pipe, model.name
     elif isinstance(model, str | os.PathLike):
@@ -101,6 +99,13 @@ def load_backbone(
     for one in taps:
         one.check(denoiser)
     return Backbone(model, family, taps, name)
+
+
+def dtype_named(dtype: str | torch.dtype | None) -> torch.dtype | None:
+    """A dtype by its short name; UsageError for an unknown one."""
+    if isinstance(dtype, str) and dtype not in DTYPES:
+        raise UsageError(f"dtype: {dtype!r} is not one of {', '.join(DTYPES)}")
+    return DTYPES[dtype] if isinstance(dtype, str) else dtype
 
 
 def commit_of(name: str, revision: str | None = None) -> str:

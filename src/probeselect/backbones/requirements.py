@@ -34,18 +34,20 @@ _KEYWORDS = {
 # Words of class names -> the keyword that is needed where the call takes it.
 _CHANGES = "Img2Img|Inpaint|Fill|Refiner"  # a given picture, also where a control picture is given
 _NEEDS = (
-    (rf"{_CHANGES}|Upscale|SuperResolution|Depth2Img|ImageToVideo|I2VGen|Edit|InstructPix2Pix|Layered|CycleDiffusion",
-     ("image",)),
+    (rf"{_CHANGES}|Upscale|SuperResolution|Depth2Img|Edit|InstructPix2Pix|Layered|CycleDiffusion", ("image",)),
+    (r"ImageToVideo|I2VGen|VideoToWorld|Adapter|ImageVariation", ("image",)),
     (r"Inpaint|Fill|DiffEdit", ("mask_image", "control_mask", "mask_video")),
     (r"DiffEdit", ("image_latents",)),
     (r"(Img2Img|Inpainting)SuperResolution", ("original_image",)),
     (r"Control(?!net)", ("control_image", "control_video", "conditioning_frames")),
     (r"ControlNetUnion", ("control_mode",)),
     (r"VideoToVideo|EasyAnimateInpaint", ("video",)),
-    (r"Adapter|ImageVariation", ("image",)),
 )  # fmt: skip
-_OPTIONAL = {"image": r"FluxKontextPipeline|Flux2KleinKV.*|BriaFiboEdit.*|JoyImageEdit.*|DreamLite.*"}
-_INSTEAD = {"image": ("image_embeds", "image_embeddings"), "control_video": ("control_video_latents",)}
+_OPTIONAL = {
+    "image": r"BriaFiboEdit.*|JoyImageEdit.*",  # they make a picture of the prompt alone, too
+    "control_video": r"EasyAnimateControl.*",
+}
+_INSTEAD = {"image": ("image_embeds", "image_embeddings", "video"), "control_video": ("control_video_latents",)}
 _CLIPS = {"num_frames", "video_length", "frames", "num_videos_per_prompt", "video"}
 
 
@@ -85,7 +87,7 @@ def takes(pipeline: type) -> dict[str, str]:
 
     The control picture of a text-to-image pipeline is often called `image`; then it takes no IMAGE.
     """
-    parameters = inspect.signature(pipeline.__call__).parameters  # type: ignore[operator]
+    parameters = inspect.signature(pipeline.__call__).parameters
     found = {option: next((n for n in names if n in parameters), "") for option, names in _KEYWORDS.items()}
     controlled = re.search("ControlNet|Control|Adapter", pipeline.__name__) is not None
     if found[CONTROL] == "image" and not (controlled and not re.search(_CHANGES, pipeline.__name__)):
@@ -99,10 +101,12 @@ def takes(pipeline: type) -> dict[str, str]:
 
 def keywords(pipeline: type, given: Mapping[str, Any]) -> dict[str, Any]:
     """Return what was given by option as keywords of the call. Raises UsageError for what it does not take."""
-    known = takes(pipeline)
+    known, clips = takes(pipeline), makes_clips(pipeline)
     for option in given:
-        if option in known or (option == FPS and makes_clips(pipeline)):  # then of the saved file only
+        if option in known or (option == FPS and clips):  # then of the saved file only
             continue
+        if option in (FRAMES, FPS) and not clips:
+            raise UsageError(f"{option}: {pipeline.__name__} makes no clips; leave out {option}")
         other = CONTROL if option == IMAGE else IMAGE
         hint = f"give it as {other}" if option in (IMAGE, CONTROL) and other in known else f"leave out {option}"
         raise UsageError(f"{option}: {pipeline.__name__} takes no {_NOUNS[option].removeprefix('a ')}; {hint}")
@@ -111,7 +115,7 @@ def keywords(pipeline: type, given: Mapping[str, Any]) -> dict[str, Any]:
 
 def needs(pipeline: type) -> list[str]:
     """Return the keywords besides the prompt that a pipeline class cannot be called without."""
-    parameters = inspect.signature(pipeline.__call__).parameters  # type: ignore[operator]
+    parameters = inspect.signature(pipeline.__call__).parameters
     name = pipeline.__name__
     found = [
         key
@@ -154,7 +158,7 @@ def missing(pipeline: type, given: Collection[str]) -> str | None:
 
 def makes_clips(pipeline: type) -> bool:
     """Return whether a pipeline class makes clips rather than stills."""
-    return not _CLIPS.isdisjoint(inspect.signature(pipeline.__call__).parameters)  # type: ignore[operator]
+    return not _CLIPS.isdisjoint(inspect.signature(pipeline.__call__).parameters)
 
 
 def check_stills(pipeline: type, what: str) -> None:
@@ -165,6 +169,6 @@ def check_stills(pipeline: type, what: str) -> None:
 
 def usual_fps(pipeline: type, otherwise: int) -> int:
     """Return how many frames a second a pipeline class takes its clips to have, by the default of its call."""
-    parameter = inspect.signature(pipeline.__call__).parameters.get(takes(pipeline).get(FPS, ""))  # type: ignore[operator]
+    parameter = inspect.signature(pipeline.__call__).parameters.get(takes(pipeline).get(FPS, ""))
     value = parameter.default if parameter else None
     return max(round(value), 1) if isinstance(value, int | float) else otherwise

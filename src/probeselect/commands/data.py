@@ -63,6 +63,8 @@ def collect(
         raise UsageError(f"--out {out}: is a file, must be a folder")
     arguments = pipeline_arguments(model, steps, guidance, height, width, negative_prompt)
 
+    from probeselect.backbones.quiet import quiet_libraries
+    from probeselect.backbones.requirements import check_stills, class_of, needs
     from probeselect.data.prompts import read_prompts
     from probeselect.engines.job import CollectJob
     from probeselect.evaluators.table import parse_evaluators
@@ -70,6 +72,11 @@ def collect(
     from probeselect.sampling.collecting import CollectSettings
 
     check_apart(validate_rungs(fractions(rungs)), steps)
+    quiet_libraries()
+    if (pipeline := class_of(model, revision)) is not None:
+        check_stills(pipeline, "collect")
+        if more := needs(pipeline):
+            raise UsageError(f"collect gives the pipeline nothing but prompts; {pipeline.__name__} needs {more[0]}")
     settings = CollectSettings(
         run=run, n=n, rungs=fractions(rungs), map_channels=map_channels, map_side=map_side, previews=previews,
         image_format=image_format, groups_per_shard=groups_per_shard, batch_size=batch_size,
@@ -84,11 +91,9 @@ def collect(
         arguments=arguments, evaluators=judges, dtype=dtype, device=device, part=part_of,
     )  # fmt: skip
 
-    from probeselect.backbones.quiet import quiet_libraries
     from probeselect.data.dataset import Dataset
     from probeselect.report.summary import write_summary
 
-    quiet_libraries()
     with _images_bar(job) as bar:
         if engine == "ray":
             from probeselect.engines.ray import RaySettings, run_on_ray

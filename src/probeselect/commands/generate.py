@@ -4,22 +4,28 @@ import itertools
 import json
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from probeselect.commands.options import (
     Json,
     Model,
+    check_device,
+    check_dtype,
     check_folder,
     evaluators_named,
     fractions,
     pipeline_arguments,
     rows_bar,
 )
+from probeselect.commands.outcome import faults, no_reward, print_result
+from probeselect.commands.pictures import inputs
 from probeselect.core.candidates import candidates_of
 from probeselect.core.errors import UsageError
 from probeselect.core.rungs import check_apart
+
+PICTURES, EVALUATORS = "Pictures", "Evaluators"
 
 
 def generate(
@@ -42,7 +48,51 @@ def generate(
     width: Annotated[int | None, typer.Option(help="px")] = None,
     negative_prompt: Annotated[str | None, typer.Option(help="what not to show")] = None,
     seed: Annotated[int, typer.Option(help="candidate i gets seed + i")] = 0,
-    evaluate: Annotated[str, typer.Option(help="evaluators of the finished pictures: NAME[=FOLDER],...")] = "",
+    image: Annotated[
+        Path | None, typer.Option(help="picture to start from or to edit", rich_help_panel=PICTURES)
+    ] = None,
+    mask: Annotated[
+        Path | None, typer.Option(help="mask for inpainting: white is painted anew", rich_help_panel=PICTURES)
+    ] = None,
+    control_image: Annotated[
+        list[Path] | None,
+        typer.Option(
+            help="control picture of a ControlNet or adapter; once for each control net", rich_help_panel=PICTURES
+        ),
+    ] = None,
+    strength: Annotated[
+        float | None,
+        typer.Option(
+            help="how much to change the picture, above 0 to 1; default: the pipeline's own", rich_help_panel=PICTURES
+        ),
+    ] = None,
+    frames: Annotated[
+        int | None,
+        typer.Option(help="length of a clip, in frames; default: the pipeline's own", rich_help_panel=PICTURES),
+    ] = None,
+    fps: Annotated[
+        int | None,
+        typer.Option(help="frames per second of a clip; default: the pipeline's own, or 16", rich_help_panel=PICTURES),
+    ] = None,
+    clip_format: Annotated[
+        str | None,
+        typer.Option(help="file format of clips: webp, mp4 or gif; default: webp", rich_help_panel=PICTURES),
+    ] = None,
+    evaluate: Annotated[
+        str,
+        typer.Option(help="evaluators of the finished pictures: NAME[=FOLDER],...", rich_help_panel=EVALUATORS),
+    ] = "",
+    evaluator_device: Annotated[
+        str | None,
+        typer.Option(
+            help="device of the evaluators, also of preview:EVALUATOR; default: where the pipeline computes",
+            rich_help_panel=EVALUATORS,
+        ),
+    ] = None,
+    evaluator_dtype: Annotated[
+        str | None,
+        typer.Option(help="precision of the evaluators: fp32, bf16 or fp16; default: fp32", rich_help_panel=EVALUATORS),
+    ] = None,
     tap: Annotated[str | None, typer.Option(help="module path to tap, for unlisted pipelines")] = None,
     batch_size: Annotated[int | None, typer.Option(help="most candidates in one wave; default: as many as fit")] = None,
     dtype: Annotated[str | None, typer.Option(help="fp32, bf16 or fp16")] = None,
@@ -66,36 +116,53 @@ def generate(
     as_json: Json = False,
 ) -> None:
     """Generate n candidates of each prompt, stop the weak ones early, finish the best k."""
+    from probeselect.backbones.quiet import quiet_libraries
+    from probeselect.backbones.requirements import class_of
     from probeselect.core.diversity import check_diversity
     from probeselect.core.plan_file import check_schedule
     from probeselect.sampling.adaptive import check_adaptive, other_scorer
     from probeselect.sampling.anytime import check_target
     from probeselect.sampling.select import SelectiveSampler
 
-    arguments = pipeline_arguments(model, steps, guidance, height, width, negative_prompt)
-    n, k, rung_values, decide = check_schedule(n, k, fractions(rungs), policy)
+    if steps == 1 and policy != "all":
+        raise UsageError("--steps 1: a rung needs at least 2 steps; give more, or finish everyone with --policy all")
+    arguments = pipeline_arguments(model, steps, guidance, height, width, negative_prompt, least=1)
+    n, k, rung_values, decide = check_schedule(n, k, () if steps == 1 else fractions(rungs), policy)
     check_diversity(diversity)
     check_adaptive(decide, diversity, record is not None)
     check_target(until, confidence, waves, decide, evaluate.split(",") if evaluate else [])
     candidates_of(prompts, n, seed=seed)
-    check_apart(rung_values, steps)
+    if rung_values:
+        check_apart(rung_values, steps)
     evaluators = evaluators_named(evaluate)
     check_folder(out)
     if record is not None and not rung_values:
         raise UsageError("--record: needs a rung, where activations are kept")
+    for option, name in (("--device", device), ("--evaluator-device", evaluator_device)):
+        check_device(option, name)
+    judges_dtype = check_dtype("--evaluator-dtype", evaluator_dtype)
+    given = inputs(image, mask, control_image or (), strength, frames, fps, clip_format, record is not None)
+    quiet_libraries()
+    if (pipeline := class_of(model)) is not None:
+        given.keywords(pipeline, list(arguments))
 
     from probeselect.backbones.loading import load_backbone
-    from probeselect.backbones.quiet import quiet_libraries
     from probeselect.backbones.truncation import truncations
     from probeselect.engines.job import taps_to_collect
+    from probeselect.report.clips import FPS
     from probeselect.report.result_file import write_results
+    from probeselect.sampling.around import execution_device
 
-    quiet_libraries()
     backbone = load_backbone(model, dtype=dtype, device=device, tap=tap)
+    arguments |= given.keywords(type(backbone.pipe), list(arguments))
+    given.check_control(backbone.pipe)
     for line in truncations(backbone.pipe, prompts):
         print(f"probeselect: {line}", file=sys.stderr)
-    judges = [load(device=backbone.pipe.device) for load in evaluators]
-    sampler = SelectiveSampler(backbone, scorer, batch_size=batch_size)
+    judges_device = evaluator_device or execution_device(backbone.pipe)
+    judges = [load(device=judges_device, dtype=judges_dtype) for load in evaluators]
+    sampler = SelectiveSampler(
+        backbone, scorer, batch_size=batch_size, evaluator_device=judges_device, evaluator_dtype=judges_dtype
+    )
     if note := other_scorer(decide, sampler.scorer.name):
         print(f"probeselect: {policy}: {note}", file=sys.stderr)
     recorder = None
@@ -131,44 +198,17 @@ def generate(
             score_shard(recorder.dataset, judge, shard)
         if recorder.full:
             print(f"probeselect: {record} holds {record_limit:g} GB: nothing more is recorded", file=sys.stderr)
-    content = write_results(results, out, model=model, scorer=sampler.scorer.name, policy=policy)
+    about = {"model": model, "scorer": sampler.scorer.name, "policy": policy}
+    rate = given.fps(type(backbone.pipe), FPS)
+    content = write_results(results, out, clips=clip_format or "webp", fps=rate, **about)
     if as_json:
         print(json.dumps(content, ensure_ascii=False))
-        return
-    for result in results:
-        print_result(result)
-    print(f"{out / 'result.json'}, pictures and contact_sheet.png are in {out}")
-
-
-def print_result(result: Any) -> None:
-    """A few lines for people: who was kept, what it cost."""
-    print(result.prompt)
-    for candidate in result.candidates:
-        scores = "  ".join(f"{s.score:.3f} at {s.rung:.0%}" for s in candidate.scores)
-        fate = "kept" if candidate.kept else f"stopped at step {candidate.completed_steps}"
-        rewards = "  ".join(f"{name} {value:.3f}" for name, value in candidate.rewards.items())
-        print(f"  seed {candidate.seed:<6} {scores}  {fate}  {rewards}".rstrip())
-        for name, reasons in candidate.reasons.items():
-            print(f"              {name}: {'; '.join(reasons)}")
-    for made in result.decisions:
-        first, last = made["seeds"][0], made["seeds"][-1]
-        seeds = f"seed {first}" if first == last else f"seeds {first} to {last}"
-        print(f"  wave {made['wave']}, {seeds}: {_why(made)}: {made['decision']}")
-    cost = result.cost
-    print(f"  {cost.denoiser_rows} of {cost.denoiser_rows_all} denoiser rows ({cost.ratio:.2f}), {cost.seconds:.2f} s")
-
-
-def _why(made: dict[str, Any]) -> str:
-    """What a decision was made by."""
-    if "until" in made:
-        return f"reward {_figure(made['reward'])}, {made['until']:g} is good enough"
-    best = f"best score {_figure(made['best'])}"
-    if "chance" in made:
-        return f"{best}, good enough by a chance of {made['chance']:.0%}, {made['confidence']:.0%} is asked for"
-    if made["expected_gain"] is None:
-        return best
-    return f"{best}, another wave would gain {made['expected_gain']:.4f}, {made['least_gain']:.4f} is the least"
-
-
-def _figure(value: float | None) -> str:
-    return "none" if value is None else f"{value:.3f}"
+    else:
+        for result in results:
+            print_result(result)
+        print(f"{out / 'result.json'}, pictures and contact_sheet.png are in {out}")
+    lines, failed = faults(results)
+    for line in lines:
+        print(f"probeselect: {line}", file=sys.stderr)
+    if failed or (judges and no_reward(results)):
+        raise typer.Exit(1)

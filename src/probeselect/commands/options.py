@@ -21,13 +21,14 @@ def pipeline_arguments(
     height: int | None,
     width: int | None,
     negative_prompt: str | None,
+    least: int = 2,
 ) -> dict[str, Any]:
     """Keywords of the pipeline: those that were given, and those of a model that ships.
 
-    Raises UsageError for steps out of range.
+    Raises UsageError for fewer than the `least` steps, or for too many.
     """
-    if not 2 <= steps <= 10_000:
-        raise UsageError(f"--steps {steps}: must be from 2 to 10000")
+    if not least <= steps <= 10_000:
+        raise UsageError(f"--steps {steps}: must be from {least} to 10000")
     given = {
         "num_inference_steps": steps, "guidance_scale": guidance, "height": height, "width": width,
         "negative_prompt": negative_prompt,
@@ -50,6 +51,30 @@ def evaluators_named(text: str) -> list[Callable[..., Any]]:
     from probeselect.evaluators.table import load_evaluator, parse_evaluators
 
     return [partial(load_evaluator, name, weights) for name, weights in parse_evaluators(text)]
+
+
+def check_device(option: str, name: str | None) -> None:
+    """Raise UsageError for a device that torch does not know, or that this machine does not have."""
+    if name is None:
+        return
+    import torch
+
+    try:
+        kind = torch.device(name).type
+    except RuntimeError as error:
+        raise UsageError(f"{option} {name!r}: is not a device; give cpu, cuda, cuda:1 or mps") from error
+    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if not there.get(kind, True):
+        raise UsageError(f"{option} {name}: torch finds no {kind} device on this machine")
+
+
+def check_dtype(option: str, name: str | None) -> Any:
+    """Return the torch dtype of a name, None for none. Raises UsageError for another name."""
+    from probeselect.backbones.loading import DTYPES
+
+    if name is not None and name not in DTYPES:
+        raise UsageError(f"{option} {name!r}: is not one of {', '.join(DTYPES)}")
+    return None if name is None else DTYPES[name]
 
 
 def check_folder(out: Path) -> None:

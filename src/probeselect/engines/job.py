@@ -19,8 +19,8 @@ from probeselect.evaluators.base import check_prompts
 from probeselect.evaluators.table import load_evaluator
 from probeselect.jobs.collect import Progress, collect, collect_shard
 from probeselect.jobs.score import score, score_shard
-from probeselect.sampling.collecting import CollectSettings, ShardMaker, configuration
 from probeselect.sampling.arguments import check_arguments
+from probeselect.sampling.collecting import CollectSettings, ShardMaker, configuration
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ Does not know any model; a row's code is imported only when it is loaded. Names 
 
 from __future__ import annotations
 
+import inspect
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -244,7 +245,11 @@ def _load_row(name: str, row: Row, weights: str | Path | None, **options: Any) -
     if source is None:
         raise ProbeSelectError(where_from(name) if name in EVALUATORS else "its row names no weights")
     module, attribute = row.loader.split(":")
-    evaluator: Evaluator = getattr(import_module(module), attribute)(source, **row.options, **options)
+    load = getattr(import_module(module), attribute)
+    taken = inspect.signature(load).parameters
+    if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in taken.values()):  # no model of transformers
+        options = {key: value for key, value in options.items() if key in taken}
+    evaluator: Evaluator = load(source, **row.options, **options)
     return evaluator
 
 

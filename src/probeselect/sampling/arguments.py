@@ -44,7 +44,7 @@ def check_arguments(backbone: Backbone, candidates: Sequence[Candidate], argumen
     taken = inspect.signature(pipeline.__call__).parameters
     takes_any = any(parameter.kind is parameter.VAR_KEYWORD for parameter in taken.values())
     for name, value in arguments.items():
-        if name in _REFUSED and not (name.startswith("num_") and value == 1):
+        if name in _REFUSED:
             raise UsageError(f"{name}: not to be given here; {_REFUSED[name]}")
         if name not in taken and not (takes_any and name.startswith("callback")):  # which hide in SD's **kwargs
             raise UsageError(f"{name}: {pipeline.__name__} takes no such argument")
@@ -91,7 +91,6 @@ class _Spread:
     def all(self) -> dict[str, Any]:
         texts = prompt_keywords(self.pipe)
         done = {name: self._one(name, value, name in texts) for name, value in self.arguments.items()}
-        done = {name: value for name, value in done.items() if not (name.startswith("num_") and name in _REFUSED)}
         replaced = any(v is not None and _IN_PLACE_OF_PROMPT.fullmatch(name) for name, v in self.arguments.items())
         if replaced or "prompt" not in inspect.signature(type(self.pipe).__call__).parameters:
             return done
@@ -104,10 +103,12 @@ class _Spread:
             if isinstance(value, str):
                 return self._texts([value] * len(self.batch))
             return self._texts(self._pick(name, list(value))) if isinstance(value, list | tuple) else value
-        if name == "latents" and isinstance(value, Tensor):
-            if len(value) != self.total:
+        if name == "latents":
+            given = len(value) if isinstance(value, Tensor) and value.ndim else 0
+            if given != self.total:
                 raise UsageError(
-                    f"latents: {len(value)} for {self.total} candidates; give one for each, or none: the seeds draw them"
+                    f"latents: {given} for {self.total} candidates; give a tensor with one for each, or leave it out: "
+                    "the seeds draw them"
                 )
             return value[[self.places[candidate] for candidate in self.batch]]
         if _EMBEDDINGS.fullmatch(name):
@@ -163,8 +164,8 @@ class _Spread:
             batched = value if value.ndim >= 4 else value[None]
             return batched.expand(n, *batched.shape[1:]).clone() if len(batched) == 1 else value
         if isinstance(value, np.ndarray):
-            batched = value if value.ndim >= 4 else value[None]
-            return np.repeat(batched, n, 0) if len(batched) == 1 else value
+            array = value if value.ndim >= 4 else value[None]
+            return np.repeat(array, n, 0) if len(array) == 1 else value
         return [value] * n
 
 

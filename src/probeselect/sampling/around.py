@@ -12,9 +12,10 @@ import torch
 
 @dataclass
 class Bar:
-    """The length that a pipeline gave its progress bar last: the steps of its loop. 0 where it has none."""
+    """What a pipeline said to its progress bar last: the steps of its loop (0 where it has none), and those done."""
 
     total: int = 0
+    done: int = 0
 
 
 @contextmanager
@@ -24,8 +25,16 @@ def counted_steps(pipe: Any) -> Iterator[Bar]:
     stale, own_bar = own.pop("_num_timesteps", None), own.get("progress_bar")
 
     def progress_bar(iterable: Any = None, total: int | None = None, **more: Any) -> Any:
-        bar.total = total or (len(iterable) if hasattr(iterable, "__len__") else 0)
-        return usual(iterable=iterable, total=total, **more)
+        bar.total, bar.done = total or (len(iterable) if hasattr(iterable, "__len__") else 0), 0
+        shown = usual(iterable=iterable, total=total, **more)
+        update = shown.update
+
+        def counting(*args: Any) -> Any:
+            bar.done += 1
+            return update(*args)
+
+        shown.update = counting
+        return shown
 
     own["progress_bar"] = progress_bar
     try:
@@ -75,6 +84,14 @@ def quiet(pipe: Any) -> Iterator[None]:
             pipe.__dict__.pop("_progress_bar_config", None)  # a pipeline of pipelines never sets it
         else:
             pipe._progress_bar_config = found
+
+
+def inner_pipeline(pipe: Any, denoiser: Any) -> Any:
+    """The pipeline whose loop calls a denoiser: a combined pipeline holds others, else it is the pipeline itself."""
+    for part in vars(pipe).values():
+        if hasattr(part, "scheduler") and any(value is denoiser for value in getattr(part, "components", {}).values()):
+            return part
+    return pipe
 
 
 def execution_device(pipe: Any) -> torch.device:

@@ -37,9 +37,7 @@ class Moment:
     candidates: int
 
 
-def watched(
-    arguments: Mapping[str, Any], state: CallbackState, moment: Callable[[], Moment]
-) -> dict[str, Any]:
+def watched(arguments: Mapping[str, Any], state: CallbackState, moment: Callable[[], Moment]) -> dict[str, Any]:
     """The arguments of a pipeline call with every callback put under watch."""
 
     def wrapped(name: str, value: Any) -> Any:
@@ -66,7 +64,7 @@ class _WatchedPipelineCallback(PipelineCallback):
         self.callback, self.state, self.moment = callback, state, moment
 
     @property
-    def tensor_inputs(self) -> list[str]:  # type: ignore[override]
+    def tensor_inputs(self) -> list[str]:
         return list(self.callback.tensor_inputs)
 
     def __call__(self, *args: Any) -> Any:
@@ -87,7 +85,8 @@ def _call(callback: Callable[..., Any], args: tuple[Any, ...], state: CallbackSt
     except Exception as error:
         raise CallbackError from error
     returned = {} if returned is None else returned
-    changed = pipe is not None and (before.keys() != vars(pipe).keys() or any(vars(pipe)[k] is not before[k] for k in before))
+    after = dict(vars(pipe)) if pipe is not None else {}
+    changed = before.keys() != after.keys() or any(after[name] is not value for name, value in before.items())
     changed |= any(value._version != versions[name] for name, value in given.items() if name in versions)
     if isinstance(returned, dict):
         changed |= any(given.get(name) is not value for name, value in returned.items())

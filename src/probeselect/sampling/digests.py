@@ -13,7 +13,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -27,7 +27,8 @@ WIDTH = 512  # elements that share one sign of `a`
 TOLERANCE = {torch.float64: 1e-6, torch.float32: 2e-4, torch.float16: 1e-2, torch.bfloat16: 4e-2}
 
 
-class Listed(NamedTuple):
+@dataclass(frozen=True, eq=False)
+class Listed:
     """A list without tensors: as a whole, and by row where it has an entry a row (or the same for all)."""
 
     whole: str
@@ -43,8 +44,6 @@ class Listed(NamedTuple):
         if not isinstance(other, Listed):
             return False
         return self.whole == other.whole or (bool(self.items) and self.items == other.items)
-
-    __hash__ = None  # type: ignore[assignment]
 
 
 @dataclass(frozen=True)
@@ -79,7 +78,9 @@ class Digester:
         self._known: dict[tuple[int, bool], tuple[Tensor, int, Tensor]] = {}  # -> kept alive, version, sketch
         self._met: set[tuple[int, bool]] = set()  # in this step
 
-    def __call__(self, args: Sequence[Any], kwargs: Mapping[str, Any], rows: CallRows, skip: Any = None) -> "CallDigest":
+    def __call__(
+        self, args: Sequence[Any], kwargs: Mapping[str, Any], rows: CallRows, skip: Any = None
+    ) -> "CallDigest":
         """skip: a function of a keyword's name that says which keywords to leave out."""
         given = {name: value for name, value in kwargs.items() if not (skip and skip(name))}
         leaves, _ = pytree.tree_flatten(
@@ -130,7 +131,9 @@ class Digester:
             return torch.cat([small, torch.linalg.vector_norm(flat, dim=1, keepdim=True)], 1)
         blocks = m // WIDTH
         signs, mix = _signs(max(blocks, 1), flat.device), _mix(flat.device)
-        body = torch.matmul(signs[:blocks], flat[:, : blocks * WIDTH].view(len(flat), blocks, WIDTH)) if blocks else None
+        body = (
+            torch.matmul(signs[:blocks], flat[:, : blocks * WIDTH].view(len(flat), blocks, WIDTH)) if blocks else None
+        )
         projected = body @ mix if body is not None else flat.new_zeros(len(flat), K)
         if tail := m - blocks * WIDTH:
             projected = projected + flat[:, blocks * WIDTH :] @ mix[:tail]
@@ -196,5 +199,3 @@ def _is_plain_sequence(value: Any) -> bool:
     if not isinstance(value, list | tuple) or not value or is_tensor_list(value):
         return False
     return not any(isinstance(leaf, Tensor) for leaf in pytree.tree_leaves(value))
-
-

@@ -1,6 +1,7 @@
 """The end of a call: pictures of those who were finished, what evaluators say of them, and which are kept."""
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -99,7 +100,7 @@ def results_of(
     for group in dict.fromkeys(c.group for c in records):
         begun = {c: record for c, record in records.items() if c.group == group and record.completed_steps}
         rows = sum(tally.steps_of[c] for c in begun)
-        modules = [tally.rows_of.get(c, {}) for c in begun]
+        by_module = sum((tally.rows_of.get(c, Counter()) for c in begun), Counter[str]())
         cost = Cost(
             denoiser_rows=rows,
             denoiser_rows_all=len(begun) * tally.total_steps,
@@ -107,9 +108,7 @@ def results_of(
             seconds_scoring=seconds_scoring * rows / steps,
             largest_wave=tally.largest_wave,
             wave_halvings=tally.wave_halvings,
-            rows_by_module={
-                name: sum(each.get(name, 0) for each in modules) for name in dict.fromkeys(n for m in modules for n in m)
-            },
+            rows_by_module=dict(by_module),
             restarted=sum(c in tally.restarted for c in begun),
         )
         mine = list(begun.values())

@@ -19,7 +19,19 @@ _TORCH = frozenset(vars(nn.Module())) - {"training"}
 _SKIPPED = _TORCH | {"_compiled_call_impl", "_internal_dict", "_hf_hook", "_old_forward", "forward"}
 # Libraries whose objects hold no memory of a denoiser's calls; those of diffusers (hooks, processors) may.
 _FOREIGN = frozenset(
-    "torch numpy accelerate builtins functools threading collections probeselect peft inspect weakref".split()
+    [
+        "torch",
+        "numpy",
+        "accelerate",
+        "builtins",
+        "functools",
+        "threading",
+        "collections",
+        "probeselect",
+        "peft",
+        "inspect",
+        "weakref",
+    ]
 )
 _HOOK = "hook"
 _MOST = 100_000  # things to look at

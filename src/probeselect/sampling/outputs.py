@@ -39,10 +39,9 @@ class Watch:
     """Which of n candidates have broken down in a pipeline call; nothing waits for the device until `flags`."""
 
     def __init__(self, n: int) -> None:
-        self.n, self._latents, self._decoded = n, None, None
-
-    _latents: Tensor | None
-    _decoded: Tensor | None
+        self.n = n
+        self._latents: Tensor | None = None
+        self._decoded: Tensor | None = None
 
     def latents(self, latents: Any) -> None:
         """The latents that are going to be decoded; of several calls the last counts."""
@@ -51,7 +50,8 @@ class Watch:
     @contextmanager
     def decoding(self, pipe: Any) -> Iterator[None]:
         """While open, looks at what the pipeline's decoder makes."""
-        found = [part for name in _DECODERS if hasattr(part := getattr(pipe, name, None), "decode")]
+        parts: list[Any] = [getattr(pipe, name, None) for name in _DECODERS]
+        found = [part for part in parts if hasattr(part, "decode")]
         wrapped = [(part, vars(part).get("decode"), part.decode) for part in found]
         for part, _, usual in wrapped:
             part.decode = self._looking(usual)
@@ -109,4 +109,4 @@ def _is_black(picture: Any) -> bool:
         return bool(picture) and all(_is_black(frame) for frame in picture)
     if isinstance(picture, Image.Image):
         return picture.convert("RGB").getextrema() == ((0, 0),) * 3
-    return isinstance(picture, Tensor | np.ndarray) and bool(picture.size if isinstance(picture, np.ndarray) else 1) and not bool((picture != 0).any())
+    return isinstance(picture, Tensor | np.ndarray) and not bool((picture != 0).any())

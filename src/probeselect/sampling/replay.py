@@ -23,7 +23,14 @@ from probeselect.backbones.taps import X0, Tap, TapReader
 from probeselect.core.candidates import Candidate
 from probeselect.core.errors import UsageError
 from probeselect.core.rungs import completed_steps
-from probeselect.sampling.around import Bar, counted_steps, execution_device, own_scheduler, quiet
+from probeselect.sampling.around import (
+    Bar,
+    counted_steps,
+    execution_device,
+    inner_pipeline,
+    own_scheduler,
+    quiet,
+)
 from probeselect.sampling.callbacks import CallbackError, CallbackState, Moment, watched
 from probeselect.sampling.coasting import Coast, as_step_output, latents_of
 from probeselect.sampling.digests import CallDigest, Digester
@@ -72,6 +79,7 @@ class WaveRun:
         if len({prefix.completed_steps for prefix in prefixes}) != 1:
             raise UsageError("candidates of one wave must stand at the same step")
         self.shared, self.backbone = shared, shared.backbone
+        self.inner = inner_pipeline(self.backbone.pipe, self.backbone.denoiser)  # which has the loop
         self.candidates, self.prefixes = candidates, prefixes
         self.generators = [torch.Generator("cpu").manual_seed(c.seed) for c in candidates]
         self.digest = Digester()
@@ -131,10 +139,10 @@ class WaveRun:
         with ExitStack() as stack:
             stack.enter_context(torch.no_grad())
             stack.enter_context(quiet(pipe))
-            self.bar = stack.enter_context(counted_steps(pipe))
+            self.bar = stack.enter_context(counted_steps(self.inner))
             stack.enter_context(self.shared.memo.remembering(pipe))
-            stack.enter_context(own_scheduler(pipe, self._stepper))
-            stack.enter_context(self.watch.decoding(pipe))
+            stack.enter_context(own_scheduler(self.inner, self._stepper))
+            stack.enter_context(self.watch.decoding(self.inner))
             for name, module in loop_modules(pipe).items():
                 stack.enter_context(around_forward(module, functools.partial(self._module, name)))
             noise = stack.enter_context(own_noise(execution_device(pipe), self.candidates[0].seed))
@@ -154,12 +162,16 @@ class WaveRun:
     def _check_end(self, output: Any) -> None:
         name = type(self.backbone.pipe).__name__
         if not self.steps:
-            raise UsageError(f"model: {name} does not step its own scheduler, so it cannot be followed")
+            raise self._not_followed()
         if self.goal == "rung" and not self.coasting:
             raise UsageError(
                 f"rungs: {self.rung:g} was not reached: {name} ended after {self.steps} steps; "
                 "give a smaller rung, or more steps"
             )
+
+    def _not_followed(self) -> UsageError:
+        name = type(self.backbone.pipe).__name__
+        return UsageError(f"model: {name} does not step its own scheduler, so it cannot be followed")
 
     def _check_noise(self, noise: NoiseWatch) -> None:
         if noise.used():
@@ -179,8 +191,8 @@ class WaveRun:
 
     @property
     def _target(self) -> int | None:
-        """Steps to complete in this run; None means all. Known once the pipeline has set its timesteps."""
-        if not self.total_steps:
+        """Steps to complete in this run; None means all. Known for sure once the pipeline has begun to step."""
+        if not self.steps:
             self.total_steps = self._planned_steps()
         if self.rung is None:
             return None
@@ -194,10 +206,9 @@ class WaveRun:
 
     def _planned_steps(self) -> int:
         """Steps of this run, which may be fewer than the scheduler has: image-to-image begins late."""
-        pipe = self.backbone.pipe
-        if planned := vars(pipe).get("_num_timesteps"):
+        if planned := vars(self.inner).get("_num_timesteps"):
             return int(planned)
-        scheduler = pipe.scheduler
+        scheduler = self.inner.scheduler
         if self.bar.total:
             return min(len(scheduler.timesteps), self.bar.total * getattr(scheduler, "order", 1))
         return len(scheduler.timesteps) - (getattr(scheduler, "begin_index", None) or 0)
@@ -210,6 +221,8 @@ class WaveRun:
             if self.goal == "first call":
                 self.first_call = self.digest(args, kwargs, CallRows.of(args, kwargs))
                 raise _Stop
+            if self.bar.done and not self.steps:
+                raise self._not_followed()
             target = self._target
             if target is not None and self.steps >= target:
                 if not self.preview:
@@ -271,7 +284,7 @@ class WaveRun:
         stepped = usual(*args, **{**kwargs, "generator": self.generators})
         if not torch.equal(before, self.generators[0].get_state()):
             self.shared.notes(
-                f"{type(self.backbone.pipe).__name__} with {type(self.backbone.pipe.scheduler).__name__} is not "
+                f"{type(self.backbone.pipe).__name__} with {type(self.inner.scheduler).__name__} is not "
                 "reproducible by seed: its steps draw noise that its generator does not give. Here each candidate's "
                 "noise comes from its own seed."
             )

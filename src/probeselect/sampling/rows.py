@@ -107,7 +107,9 @@ def join(parts: Sequence[Rows], device: str | torch.device | None = None) -> Any
 
 
 def _take(leaf: Any, i: int, n: int, rows: CallRows, device: str | torch.device | None, hollow: bool) -> Any:
-    keep: Callable[[Tensor], Any] = (lambda t: Hole(tuple(t.shape), t.dtype)) if hollow else (lambda t: _copy(t, device))
+    keep: Callable[[Tensor], Any] = (
+        (lambda t: Hole(tuple(t.shape), t.dtype)) if hollow else (lambda t: _copy(t, device))
+    )
     if rows.is_row_list(leaf):
         return [keep(row) for row in leaf[i::n]]  # g of them
     if not isinstance(leaf, Tensor) or leaf.ndim == 0:

@@ -7,17 +7,18 @@ compare within a prompt; higher is better.
 
 import random
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
 from probeselect.backbones.attention import neglect_scores, words_of
-from probeselect.backbones.loading import Backbone
+from probeselect.backbones.loading import Backbone, dtype_named
 from probeselect.backbones.taps import ATTENTION, Tap
 from probeselect.core.errors import UsageError
 from probeselect.embedded import shipped_probe
-from probeselect.evaluators.base import Evaluator, check_prompts, judge
+from probeselect.evaluators.base import Evaluator, check_prompts
+from probeselect.evaluators.base import judge as judge_pictures
 from probeselect.evaluators.table import load_evaluator, parse_evaluator
 from probeselect.probe.files import load_probe
 from probeselect.probe.network import Probe
@@ -67,7 +68,7 @@ class PreviewScorer:
     def __call__(self, stage: Stage) -> Tensor:
         if stage.pictures is None:
             raise UsageError(f"scorer {self.name}: needs previews, and this stage has none")
-        return judge(self.evaluator, stage.pictures, [c.prompt for c in stage.candidates])[1]
+        return judge_pictures(self.evaluator, stage.pictures, [c.prompt for c in stage.candidates])[1]
 
 
 class AttentionScorer:
@@ -143,9 +144,19 @@ class FusionScorer:
         return fused(scores, self.preview(stage).to(scores.device))
 
 
-def load_scorer(name: str | Scorer, backbone: Backbone, head: str | None = None) -> Scorer:
+def load_scorer(
+    name: str | Scorer,
+    backbone: Backbone,
+    head: str | None = None,
+    *,
+    evaluator_device: str | torch.device | None = None,
+    evaluator_dtype: str | torch.dtype | None = None,
+) -> Scorer:
     """ "random", "attention", "preview:EVALUATOR[=FOLDER]", "embedded" (what ships for the backbone), a probe's folder
     or hub id, or "fusion:PROBE" with one of these probes.
+
+    evaluator_device, evaluator_dtype: of an evaluator that judges previews; default: where the pipeline computes, also
+    while its weights are offloaded, in float32.
 
     Raises UsageError for a name that is none of these and for a scorer that does not fit the backbone.
     """
@@ -155,13 +166,15 @@ def load_scorer(name: str | Scorer, backbone: Backbone, head: str | None = None)
         return RandomScorer()
     if name == AttentionScorer.name:
         return AttentionScorer(backbone)
+    device = execution_device(backbone.pipe)
+    options: dict[str, Any] = {"device": evaluator_device or device, "dtype": dtype_named(evaluator_dtype)}
     if name.startswith("preview:"):
         evaluator, weights = parse_evaluator(name.removeprefix("preview:"))
-        return PreviewScorer(load_evaluator(evaluator, weights, device=execution_device(backbone.pipe)))
+        return PreviewScorer(load_evaluator(evaluator, weights, **options))
     folder = name.removeprefix("fusion:")
-    probe = load_probe(shipped_probe(folder, backbone.name) or folder).to(execution_device(backbone.pipe))
+    probe = load_probe(shipped_probe(folder, backbone.name) or folder).to(device)
     scorer = ProbeScorer(probe, backbone, name, head)
     if folder == name:
         return scorer
-    judge = probe.formula(scorer.head) or load_evaluator(scorer.head, device=execution_device(backbone.pipe))
+    judge = probe.formula(scorer.head) or load_evaluator(scorer.head, **options)
     return FusionScorer(scorer, PreviewScorer(judge), name)

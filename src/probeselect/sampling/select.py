@@ -33,8 +33,8 @@ from probeselect.sampling.fixed import FixedRun
 from probeselect.sampling.recording import Recorder
 from probeselect.sampling.results import CandidateResult, Result, RungScore
 from probeselect.sampling.rollout import rollout
-from probeselect.sampling.stage import Stage, Tally
 from probeselect.sampling.scorers import Scorer, load_scorer
+from probeselect.sampling.stage import Stage, Tally
 
 LOG = logging.getLogger("probeselect")
 
@@ -48,6 +48,8 @@ class SelectiveSampler:
             "attention", "random", or a Scorer.
         batch_size: most candidates in one call of the pipeline; None means as many as fit.
         tap: module path of the activation to study, for pipelines that are in no known family.
+        evaluator_device, evaluator_dtype: of the evaluator of a "preview:" or "fusion:" scorer; default: where the
+            pipeline computes, in float32.
     """
 
     def __init__(
@@ -57,12 +59,16 @@ class SelectiveSampler:
         *,
         batch_size: int | None = None,
         tap: str | Sequence[str] | None = None,
+        evaluator_device: str | torch.device | None = None,
+        evaluator_dtype: str | torch.dtype | None = None,
     ) -> None:
         if batch_size is not None and batch_size < 1:
             raise UsageError(f"batch_size = {batch_size}: must be at least 1")
         already_right = isinstance(backbone, Backbone) and tap is None
         self.backbone: Backbone = backbone if already_right else load_backbone(backbone, tap=tap)
-        self.scorer = load_scorer(scorer, self.backbone)
+        self.scorer = load_scorer(
+            scorer, self.backbone, evaluator_device=evaluator_device, evaluator_dtype=evaluator_dtype
+        )
         self.batch_size = batch_size
 
     def __call__(
@@ -129,7 +135,7 @@ class SelectiveSampler:
             check_prompts(one, list(dict.fromkeys(prompts)))
         check_arguments(self.backbone, candidates, arguments)
         if evaluators and arguments.get("output_type") == "latent":
-            raise UsageError("output_type = 'latent': evaluators need pictures; leave out evaluators or the output type")
+            raise UsageError("output_type = 'latent': evaluators need pictures; leave out one of the two")
         getattr(self.scorer, "check_rungs", lambda _: None)(self._true_rungs(rungs, arguments))
         if target is None or confidence is not None:
             results = run(candidates, progress=progress)

@@ -114,9 +114,7 @@ class Player:
             raise DoesNotFit(f"{module} was called where {column[0].module} was")
         self._position += 1
         rows = CallRows.of(args, kwargs)
-        self._met.append(
-            (self._digest(args, kwargs, rows, _FROM_HELPERS.fullmatch), [call.digest for call in column])
-        )
+        self._met.append((self._digest(args, kwargs, rows, _FROM_HELPERS.fullmatch), [call.digest for call in column]))
         return join([call.output for call in column], device=_device_of((args, kwargs)))
 
     def step(self, latents: Any, steps: int) -> None:

@@ -284,7 +284,7 @@ def _kind(pipe: Any, arguments: Mapping[str, Any]) -> tuple[Any, ...]:
         plain = isinstance(value, bool | int | float | str | None)
         size = getattr(value, "shape", None) or getattr(value, "size", None)
         forms.append((name, value if plain else (type(value).__name__, str(size))))
-    return type(pipe.scheduler).__name__, getattr(pipe, "_execution_device", None), *forms
+    return type(getattr(pipe, "scheduler", None)).__name__, getattr(pipe, "_execution_device", None), *forms
 
 
 def _is_out_of_memory(error: Exception) -> bool:

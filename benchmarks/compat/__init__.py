@@ -1,0 +1,12 @@
+"""The rows of docs/compatibility.md: what is tried, how a row is run and judged, and how the page is written."""
+
+from collections.abc import Iterator
+
+from compat import caches, of_zoo
+from compat.trial import Trial
+
+
+def every_trial() -> Iterator[Trial]:
+    """All rows, in the order of the page."""
+    yield from of_zoo.trials()
+    yield from caches.trials()

@@ -100,24 +100,22 @@ def kept_of(out: Path) -> dict:
 
 
 WITH_PICTURES = {
-    "img2img": ("--image picture.png --strength 0.8", {"image": "picture.png", "strength": 0.8}, 1 + 1 / 4),
+    "img2img": ("--image picture.png --strength 0.6", {"image": "picture.png", "strength": 0.6}),
     "inpaint": (
         "--image picture.png --mask mask.png --height 16 --width 16",
         {"image": "picture.png", "mask_image": "mask.png", "height": 16, "width": 16},
-        1,
     ),
-    "control": ("--control-image control.png", {"image": "control.png"}, 1),
+    "control": ("--control-image control.png", {"image": "control.png"}),
     "two-controls": (
         "--control-image control.png --control-image picture.png",
         {"image": ["control.png", "picture.png"]},
-        1,
     ),
 }
 
 
 @pytest.mark.parametrize("model", WITH_PICTURES)
 def test_given_pictures_reach_the_pipeline(models, run, tmp_path, model):
-    options, arguments, _ = WITH_PICTURES[model]
+    options, arguments = WITH_PICTURES[model]
     code, said, noted = run(
         "generate", "a cat", "--model", model, *options.split(), *FIVE, "--no-previews", "--out", str(tmp_path)
     )
@@ -248,7 +246,12 @@ def test_notes_are_on_stderr_once_and_in_the_result(run, tmp_path):
     options = ("--model", "sd3-control", "--control-image", "control.png", *FIVE, "--no-previews")
     code, said, told = run("generate", "a cat", "a dog", *options, "--out", str(tmp_path), "--json")
     results, lines = json.loads(said), told.splitlines()
-    assert code == 0 and lines and len(set(lines)) == len(lines) and all(line.startswith("probeselect: ") for line in lines)
+    assert (
+        code == 0
+        and lines
+        and len(set(lines)) == len(lines)
+        and all(line.startswith("probeselect: ") for line in lines)
+    )
     assert "not reproducible by seed" in told
     for result in results:
         assert [f"probeselect: {note}" for note in result["notes"]] == lines
@@ -273,7 +276,7 @@ def test_a_flagged_picture_is_told_of_and_another_kept(run, monkeypatch, tmp_pat
     options = ("--model", "text", *SMALL, *FIVE, "--out", str(tmp_path))
     code, said, told = run("generate", "a cat", *options)
     first = kept_of(tmp_path)["seed"]
-    assert (code, told) == (0, "") and "flagged" not in said
+    assert (code, told) == (0, "") and "flagged:" not in said
     flag(monkeypatch, {first})
     code, said, told = run("generate", "a cat", *options)
     assert code == 0 and kept_of(tmp_path)["seed"] != first

@@ -116,12 +116,7 @@ def keywords(pipeline: type, given: Mapping[str, Any]) -> dict[str, Any]:
 def needs(pipeline: type) -> list[str]:
     """Return the keywords besides the prompt that a pipeline class cannot be called without."""
     parameters = inspect.signature(pipeline.__call__).parameters
-    name = pipeline.__name__
-    found = [
-        key
-        for key, parameter in list(parameters.items())[1:]
-        if parameter.default is parameter.empty and parameter.kind is parameter.POSITIONAL_OR_KEYWORD
-    ]
+    name, found = pipeline.__name__, _without_default(pipeline)
     for words, names in _NEEDS:
         if re.search(words, name):
             found += [next((key for key in names if key in parameters), "")]
@@ -134,15 +129,21 @@ def needs(pipeline: type) -> list[str]:
     ]
 
 
+def _without_default(pipeline: type) -> list[str]:
+    parameters = list(inspect.signature(pipeline.__call__).parameters.values())[1:]  # without self
+    return [each.name for each in parameters if each.default is each.empty and each.kind is each.POSITIONAL_OR_KEYWORD]
+
+
 def missing(pipeline: type, given: Collection[str]) -> str | None:
     """Return one line that says what a pipeline class needs and was not given, and how to give it; None if nothing is.
 
     given: the keywords of the call.
     """
+    always = _without_default(pipeline)
     absent = [
         key
         for key in needs(pipeline)
-        if key not in given and not any(other in given for other in _INSTEAD.get(key, ()))
+        if key not in given and (key in always or not any(other in given for other in _INSTEAD.get(key, ())))
     ]
     if not absent:
         return None

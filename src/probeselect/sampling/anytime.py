@@ -3,6 +3,8 @@
 Knows waves of whole calls and how their results are joined; does not know how one is run.
 """
 
+import math
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
@@ -59,7 +61,9 @@ def run_until(
         before = sum(result.cost.denoiser_rows for result in found.values())
         for group, more in zip(going_on, once([prompts[group] for group in going_on], seeds, before), strict=True):
             joined = _joined(found.get(group), more, k, evaluator.name)
-            reached = joined.kept[k - 1].rewards[evaluator.name] if len(joined.kept) == k else float("nan")
+            reached = (
+                joined.kept[k - 1].rewards.get(evaluator.name, math.nan) if len(joined.kept) == k else float("nan")
+            )
             enough = reached >= reward
             last = "finish, no more waves" if wave == waves - 1 else "open another wave"
             told = {"wave": wave + 1, "seeds": seeds, "reward": reached, "until": reward}
@@ -74,7 +78,7 @@ def run_until(
 def _joined(before: Result | None, more: Result, k: int, evaluator: str) -> Result:
     """Two waves of one prompt as one; of all who were kept the best k."""
     kept = [*(before.kept if before else []), *more.kept]
-    rewards = torch.tensor([candidate.rewards[evaluator] for candidate in kept])
+    rewards = torch.tensor([candidate.rewards.get(evaluator, math.nan) for candidate in kept])
     best = [kept[i] for i in best_first(rewards)][:k]
     for candidate in kept:
         candidate.kept = any(candidate is each for each in best)
@@ -89,5 +93,8 @@ def _joined(before: Result | None, more: Result, k: int, evaluator: str) -> Resu
         seconds_scoring=a.seconds_scoring + b.seconds_scoring,
         largest_wave=max(a.largest_wave, b.largest_wave),
         wave_halvings=a.wave_halvings + b.wave_halvings,
+        rows_by_module=dict(Counter(a.rows_by_module) + Counter(b.rows_by_module)),
+        restarted=a.restarted + b.restarted,
     )
-    return Result(more.prompt, candidates, best, cost, [*before.decisions, *more.decisions])
+    notes = list(dict.fromkeys([*before.notes, *more.notes]))
+    return Result(more.prompt, candidates, best, cost, [*before.decisions, *more.decisions], notes)

@@ -43,7 +43,7 @@ def check_arguments(backbone: Backbone, candidates: Sequence[Candidate], argumen
     pipeline = type(backbone.pipe)
     taken = inspect.signature(pipeline.__call__).parameters
     takes_any = any(parameter.kind is parameter.VAR_KEYWORD for parameter in taken.values())
-    for name, value in arguments.items():
+    for name in arguments:
         if name in _REFUSED:
             raise UsageError(f"{name}: not to be given here; {_REFUSED[name]}")
         if name not in taken and not (takes_any and name.startswith("callback")):  # which hide in SD's **kwargs

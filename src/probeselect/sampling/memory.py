@@ -1,9 +1,9 @@
 """Finds out whether a module remembers anything from one call to the next, and puts it back.
 
-A denoiser with a memory (First Block Cache and its kin, a counter, a replaced forward that skips steps) computes other
-things after calls that it never got, so replay does not fit it. Known caches are recognised; everything else is found by
-looking at the Python state around the module before and after a step: attributes of the module and of what hangs on it
-(processors, hooks, the variables of replaced functions). Contents of tensors are not looked at.
+A denoiser with a memory (First Block Cache and its kin, a counter, a replaced forward that skips steps) computes
+other things after calls that it never got, so replay does not fit it. Known caches are recognised; everything else is
+found by looking at the Python state around the module before and after a step: attributes of the module and of what
+hangs on it (processors, hooks, the variables of replaced functions). Contents of tensors are not looked at.
 """
 
 import types
@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from typing import Any
 from weakref import WeakKeyDictionary
 
+from diffusers import DiffusionPipeline, SchedulerMixin
 from torch import Tensor, nn
 
 _PLAIN = (int, float, bool, str, bytes, complex, type(None))
@@ -19,19 +20,7 @@ _TORCH = frozenset(vars(nn.Module())) - {"training"}
 _SKIPPED = _TORCH | {"_compiled_call_impl", "_internal_dict", "_hf_hook", "_old_forward", "forward"}
 # Libraries whose objects hold no memory of a denoiser's calls; those of diffusers (hooks, processors) may.
 _FOREIGN = frozenset(
-    [
-        "torch",
-        "numpy",
-        "accelerate",
-        "builtins",
-        "functools",
-        "threading",
-        "collections",
-        "probeselect",
-        "peft",
-        "inspect",
-        "weakref",
-    ]
+    ("torch", "numpy", "accelerate", "peft", "probeselect", "builtins", "collections", "functools", "inspect")
 )
 _HOOK = "hook"
 _MOST = 100_000  # things to look at
@@ -158,8 +147,8 @@ def _variables(function: types.FunctionType) -> Iterator[tuple[Any, Any]]:
 
 
 def _is_worth_a_look(value: Any) -> bool:
-    if isinstance(value, (*_PLAIN, Tensor, nn.Module, type, types.ModuleType)):
-        return False  # modules within the module are looked at in any case
+    if isinstance(value, (*_PLAIN, Tensor, nn.Module, DiffusionPipeline, SchedulerMixin, type, types.ModuleType)):
+        return False  # modules within the module are looked at in any case; pipelines change in every call
     if isinstance(value, list | tuple | dict | types.FunctionType | types.MethodType | types.CellType):
         return True
     return type(value).__module__.split(".")[0] not in _FOREIGN

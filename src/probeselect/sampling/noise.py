@@ -5,8 +5,9 @@ the generators, not from a list of classes. Here such noise is drawn from global
 has set, and the user's own are put back afterwards.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 
@@ -42,3 +43,12 @@ def own_noise(device: torch.device, seed: int) -> Iterator[NoiseWatch]:
     cuda = [device] if device.type == "cuda" else []
     with torch.random.fork_rng(devices=cuda):
         yield NoiseWatch(device, seed)
+
+
+def stepped(
+    step: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any], generators: Sequence[torch.Generator]
+) -> tuple[Any, bool]:
+    """A scheduler's step with the candidates' generators, and whether it drew noise from them."""
+    before = generators[0].get_state()
+    output = step(*args, **{**kwargs, "generator": list(generators)})
+    return output, not torch.equal(before, generators[0].get_state())

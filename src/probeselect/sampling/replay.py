@@ -9,15 +9,14 @@ run, or, when previews are wanted, "coasts": the scheduler hands on the x0-predi
 
 import functools
 import inspect
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from probeselect.backbones.loading import Backbone
 from probeselect.backbones.loop_modules import loop_modules
 from probeselect.backbones.taps import X0, Tap, TapReader
 from probeselect.core.candidates import Candidate
@@ -31,41 +30,16 @@ from probeselect.sampling.around import (
     own_scheduler,
     quiet,
 )
-from probeselect.sampling.callbacks import CallbackError, CallbackState, Moment, watched
+from probeselect.sampling.callbacks import CallbackError, Moment, watched
 from probeselect.sampling.coasting import Coast, as_step_output, latents_of
 from probeselect.sampling.digests import CallDigest, Digester
-from probeselect.sampling.encoders import EncoderMemo
 from probeselect.sampling.hooks import Forward, around_forward
-from probeselect.sampling.memory import MemoryWatch
-from probeselect.sampling.noise import NoiseWatch, SharedNoise, own_noise
+from probeselect.sampling.noise import NoiseWatch, SharedNoise, own_noise, stepped
 from probeselect.sampling.outputs import Watch, pictures_of
 from probeselect.sampling.rows import CallRows
+from probeselect.sampling.shared import Shared, WaveResult
 from probeselect.sampling.tape import DoesNotFit, Player, Prefix, Tape
 from probeselect.sampling.x0 import x0_prediction
-
-
-@dataclass(frozen=True)
-class WaveResult:
-    """One call of the pipeline for n candidates. At a rung `pictures` are previews (None unless asked for)."""
-
-    completed_steps: int
-    total_steps: int
-    pictures: list[Any] | None
-    maps: dict[str, Tensor]  # tap -> [n, C, H, W]
-    prompt_embeddings: Tensor | None  # [n, D]
-    flags: list[list[str]]  # what is wrong with each candidate, in words
-
-
-@dataclass
-class Shared:
-    """What the pipeline calls of one call of the sampler share."""
-
-    backbone: Backbone
-    memo: EncoderMemo
-    callbacks: CallbackState
-    memory: MemoryWatch
-    on_step: Callable[[Sequence[Candidate], Sequence[str]], None]  # candidates, modules that computed
-    notes: Callable[[str], None]
 
 
 class _Stop(Exception):
@@ -85,6 +59,7 @@ class WaveRun:
         self.digest = Digester()
         self.player = Player(prefixes, self.digest)
         self.tape: Tape | None = None
+        self.tape_until = sys.maxsize  # steps
         self.steps = self.calls = self.total_steps = 0
         self.bar = Bar()
         self.goal: str = "end"  # or "rung", "first call", "replay"
@@ -110,15 +85,23 @@ class WaveRun:
             if X0 in taps and self.x0 is not None:
                 maps[X0.name] = reader.latent_map(self.x0)
             embeddings = reader.prompt_embeddings(n) if taps else None
-        recorded, latents = self.tape.collect()
-        for prefix, calls, digest in zip(self.prefixes, recorded, latents, strict=True):
-            prefix.calls, prefix.latents, prefix.completed_steps = [*prefix.calls, *calls], digest, self.steps
+        self._keep_tape(self.steps)
         return WaveResult(self.steps, self.total_steps, pictures, maps, embeddings, flags)
 
-    def to_end(self, arguments: Mapping[str, Any]) -> WaveResult:
-        """Run to the finished pictures."""
+    def to_end(self, arguments: Mapping[str, Any], recorded_steps: int = 0) -> WaveResult:
+        """Run to the finished pictures. recorded_steps: so many of the first steps are kept, to be looked at."""
+        if recorded_steps:
+            self.tape, self.tape_until = Tape(len(self.candidates), self.digest), recorded_steps
         pictures, flags = self._call(arguments)
+        self._keep_tape(min(recorded_steps, self.steps))
         return WaveResult(self.steps, self.steps, pictures, {}, None, flags)
+
+    def _keep_tape(self, steps: int) -> None:
+        if self.tape is None:
+            return
+        recorded, latents = self.tape.collect()
+        for prefix, calls, digest in zip(self.prefixes, recorded, latents, strict=True):
+            prefix.calls, prefix.latents, prefix.completed_steps = [*prefix.calls, *calls], digest, steps
 
     def to_first_call(self, arguments: Mapping[str, Any]) -> CallDigest:
         """What the loop's first module call is given; nothing of the loop is computed."""
@@ -257,7 +240,7 @@ class WaveRun:
             self.inside = False
         if name not in self.computed:
             self.computed.append(name)
-        if self.tape is not None:
+        if self.tape is not None and self.steps < self.tape_until:
             self.tape.add(name, args, kwargs, output)
         return output
 
@@ -280,21 +263,19 @@ class WaveRun:
         """A step whose noise, if it draws any, is the candidates' own, also where the pipeline passes no generator."""
         if not takes_generator or kwargs.get("generator") is not None:
             return usual(*args, **kwargs)
-        before = self.generators[0].get_state()
-        stepped = usual(*args, **{**kwargs, "generator": self.generators})
-        if not torch.equal(before, self.generators[0].get_state()):
+        output, drew = stepped(usual, args, kwargs, self.generators)
+        if drew:
             self.shared.notes(
-                f"{type(self.backbone.pipe).__name__} with {type(self.inner.scheduler).__name__} is not "
-                "reproducible by seed: its steps draw noise that its generator does not give. Here each candidate's "
-                "noise comes from its own seed."
+                f"{type(self.backbone.pipe).__name__} with {type(self.inner.scheduler).__name__} is not reproducible "
+                "by seed: its steps draw noise that its generator does not give. Here the candidate's seed gives it."
             )
-        return stepped
+        return output
 
     def _step_over(self, latents: Any, target: int | None) -> None:
         self.steps += 1
         if self.player.steps >= self.steps:
             self.player.step(latents, self.steps)
-        elif self.tape is not None:
+        elif self.tape is not None and self.steps <= self.tape_until:
             self.tape.step(latents)
         self.watch.latents(latents)
         if self.computed:

@@ -5,7 +5,7 @@ candidate, part 1 of every candidate, ...], which is `view(g, n, ...)`. How many
 inputs; an output whose first size is another number is never divided.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -107,9 +107,9 @@ def join(parts: Sequence[Rows], device: str | torch.device | None = None) -> Any
 
 
 def _take(leaf: Any, i: int, n: int, rows: CallRows, device: str | torch.device | None, hollow: bool) -> Any:
-    keep: Callable[[Tensor], Any] = (
-        (lambda t: Hole(tuple(t.shape), t.dtype)) if hollow else (lambda t: _copy(t, device))
-    )
+    def keep(tensor: Tensor) -> Any:
+        return Hole(tuple(tensor.shape), tensor.dtype) if hollow else _copy(tensor, device)
+
     if rows.is_row_list(leaf):
         return [keep(row) for row in leaf[i::n]]  # g of them
     if not isinstance(leaf, Tensor) or leaf.ndim == 0:

@@ -8,9 +8,8 @@ from the start, as a plain call of the pipeline. What was found out about a pipe
 import functools
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
-from weakref import WeakKeyDictionary
 
 import torch
 
@@ -20,33 +19,18 @@ from probeselect.backbones.taps import Tap
 from probeselect.core.candidates import Candidate
 from probeselect.core.errors import ProbeSelectError, UsageError
 from probeselect.sampling.arguments import check_arguments, has_pictures, spread
-from probeselect.sampling.callbacks import CallbackError, CallbackState, DropsRows
+from probeselect.sampling.callbacks import CallbackError, CallbackState
 from probeselect.sampling.encoders import EncoderMemo
+from probeselect.sampling.manner import WRONG_TOGETHER, Unlike, is_out_of_memory, manner_of, one_line
 from probeselect.sampling.memory import MemoryWatch
-from probeselect.sampling.noise import SharedNoise
-from probeselect.sampling.replay import Shared, WaveResult, WaveRun
+from probeselect.sampling.replay import WaveRun
 from probeselect.sampling.rows import Indivisible
+from probeselect.sampling.shared import Shared, WaveResult
 from probeselect.sampling.stage import Stage, Tally
 from probeselect.sampling.tape import DoesNotFit, Prefix
 
-Goal = Callable[[WaveRun, Mapping[str, Any]], WaveResult]
-
-
-class Unlike(Exception):
-    """Candidates that share a call are not given what they are given alone."""
-
-
-@dataclass
-class Manner:
-    """How the candidates of one kind of call may share a pipeline call, as far as is known."""
-
-    copies: bool = True  # each gets its own copy of a picture that is given once
-    mixed: bool = True  # candidates of several prompts
-    most: int | None = None  # candidates
-    checked: bool = False  # a batch of it has been right
-
-
-_MANNERS: WeakKeyDictionary[Any, dict[Any, Manner]] = WeakKeyDictionary()
+Goal = Callable[..., WaveResult]  # of a run and its arguments
+LOOKED_AT = 2  # steps of a batch that runs to the end at once, to see whether it was right
 
 
 class Waves:
@@ -65,7 +49,7 @@ class Waves:
         check_arguments(backbone, candidates, arguments)
         self.backbone, self.everyone, self.arguments = backbone, list(candidates), dict(arguments)
         self.batch_size, self.tally, self.progress, self.say = batch_size, tally, progress, say
-        self.manner = _MANNERS.setdefault(backbone.pipe, {}).setdefault(_kind(backbone.pipe, arguments), Manner())
+        self.manner = manner_of(backbone.pipe, arguments)
         self.manner.copies &= has_pictures(arguments)
         self.prefixes: dict[Candidate, Prefix] = {}
         self.running = self.rows_at_start = 0  # of the stretch from one rung to the next
@@ -118,12 +102,13 @@ class Waves:
         try:
             if len(wave) > 1 and not recorded:
                 self._preflight(wave)
-            result = self._run_wave(wave, goal)
-            if len(wave) > 1 and not finishing and not self.manner.checked:
-                self._verify(wave)
+            unproven = len(wave) > 1 and not recorded and not self.manner.checked
+            result = self._run_wave(wave, goal, LOOKED_AT if unproven and finishing else 0)
             if len(wave) > 1 and finishing and self.shared.memory.remembers:
                 raise DoesNotFit
-            self.manner.checked |= len(wave) > 1
+            if unproven:
+                self._verify(wave)
+            self.manner.checked |= len(wave) > 1 and not self.shared.memory.remembers
             return result
         except CallbackError as error:
             raise (error.__cause__ or error) from None
@@ -133,13 +118,13 @@ class Waves:
             self._restart(wave, str(error))
         except Exception as error:
             self.prefixes.update(before)
-            if len(wave) == 1 and recorded and not _is_out_of_memory(error):
+            if len(wave) == 1 and recorded and not is_out_of_memory(error):
                 self._restart(wave, "the recorded steps could not be replayed")
             else:
                 self._shrink(wave, error)
         return None
 
-    def _run_wave(self, wave: Sequence[Candidate], goal: Goal) -> WaveResult:
+    def _run_wave(self, wave: Sequence[Candidate], goal: Goal, recorded_steps: int) -> WaveResult:
         prefixes = [self._prefix(candidate) for candidate in wave]
         memory = self.shared.memory
         if prefixes[0].completed_steps and not prefixes[0].calls:
@@ -149,7 +134,8 @@ class Waves:
         memory.run_begins()
         self._run_now = run = WaveRun(self.shared, wave, prefixes)
         try:
-            result = goal(run, self._spread(wave, self.manner.copies))
+            more = {"recorded_steps": recorded_steps} if recorded_steps else {}
+            result = goal(run, self._spread(wave, self.manner.copies), **more)
         finally:
             memory.run_ends()
             memory.restore()
@@ -206,32 +192,38 @@ class Waves:
 
     def _shrink(self, wave: Sequence[Candidate], error: Exception) -> None:
         """Cut the next waves so that what went wrong with this one cannot happen again."""
-        n, manner, name = len(wave), self.manner, type(self.backbone.pipe).__name__
-        if _is_out_of_memory(error):
-            if torch.cuda.is_available():
-                torch.cuda.empty_cache()
-            if n == 1:
-                raise ProbeSelectError(f"out of memory with one candidate in the wave: {_line(error)}") from error
-            manner.most, self.tally.wave_halvings = n // 2, self.tally.wave_halvings + 1
-            self._note(f"Out of memory with {n} candidates in a call: {n // 2} at a time from here.")
-            return
-        if n == 1:
-            known = isinstance(error, ValueError | TypeError) and not self._run_now.calls
-            raise (UsageError if known else ProbeSelectError)(f"{name}: {_line(error)}") from error
-        if manner.copies:
-            manner.copies = False
-            return
-        manner.copies = has_pictures(self.arguments)
-        if manner.mixed and len({candidate.group for candidate in wave}) > 1:
-            manner.mixed = False
-            self._note(f"{name} does not treat prompts of unlike length alike in one call: one prompt at a time.")
-            return
-        if isinstance(error, Unlike | SharedNoise | Indivisible | DropsRows):
-            manner.most = 1
-            self._note(f"{name} is right for one candidate at a time only with these arguments, so each runs alone.")
-            return
-        manner.most, self.tally.wave_halvings = n // 2 if self._run_now.steps else 1, self.tally.wave_halvings + 1
-        self._note(f"{name} fails with {n} candidates in a call ({_line(error)}): {manner.most} at a time from here.")
+        out_of_memory = is_out_of_memory(error)
+        if out_of_memory and torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        if len(wave) == 1 and out_of_memory:
+            raise ProbeSelectError(f"out of memory with one candidate in the wave: {one_line(error)}") from error
+        if len(wave) == 1:
+            raise self._failure(error) from error
+        if not out_of_memory and not isinstance(error, WRONG_TOGETHER):
+            self._check_alone(wave[:1])
+        most = self.manner.most
+        note = self.manner.narrow(
+            type(self.backbone.pipe).__name__, wave, error, begun=self._run_now.steps > 0,
+            pictures=has_pictures(self.arguments),
+        )  # fmt: skip
+        self.tally.wave_halvings += self.manner.most != most
+        if note:
+            self._note(note)
+
+    def _check_alone(self, one: Sequence[Candidate]) -> None:
+        """Does the pipeline begin at all, with one candidate? If not, a smaller batch is no help."""
+        try:
+            WaveRun(self.shared, one, [Prefix()]).to_first_call(self._spread(one, False))
+        except ProbeSelectError:
+            raise
+        except Exception as error:
+            raise self._failure(error) from error
+
+    def _failure(self, error: Exception) -> ProbeSelectError:
+        """What the pipeline said, in one line. Before its first module ran it was about the arguments."""
+        told = f"{type(self.backbone.pipe).__name__}: {one_line(error)}"
+        early = isinstance(error, ValueError | TypeError) and not self._run_now.calls
+        return UsageError(told) if early else ProbeSelectError(told)
 
     def _count(self, wave: Sequence[Candidate], modules: Sequence[str]) -> None:
         self.tally.count(wave, modules, not all(is_helper(name) for name in modules))
@@ -250,8 +242,8 @@ def _to_rung(
     return run.to_rung(rung, taps, preview, arguments)
 
 
-def _to_end(run: WaveRun, arguments: Mapping[str, Any]) -> WaveResult:
-    return run.to_end(arguments)
+def _to_end(run: WaveRun, arguments: Mapping[str, Any], recorded_steps: int = 0) -> WaveResult:
+    return run.to_end(arguments, recorded_steps)
 
 
 def _stage(candidates: Sequence[Candidate], results: Sequence[WaveResult]) -> Stage:
@@ -275,21 +267,3 @@ def _witnesses(wave: Sequence[Candidate]) -> list[int]:
     by_length = sorted(range(len(wave)), key=lambda i: len(wave[i].prompt))
     several = len({candidate.prompt for candidate in wave}) > 1
     return list(dict.fromkeys([len(wave) - 1, *([by_length[0], by_length[-1]] if several else [])]))
-
-
-def _kind(pipe: Any, arguments: Mapping[str, Any]) -> tuple[Any, ...]:
-    """What tells one kind of call from another: scheduler, and the form of every argument."""
-    forms = []
-    for name, value in sorted(arguments.items()):
-        plain = isinstance(value, bool | int | float | str | None)
-        size = getattr(value, "shape", None) or getattr(value, "size", None)
-        forms.append((name, value if plain else (type(value).__name__, str(size))))
-    return type(getattr(pipe, "scheduler", None)).__name__, getattr(pipe, "_execution_device", None), *forms
-
-
-def _is_out_of_memory(error: Exception) -> bool:
-    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "can't allocate memory" in str(error)
-
-
-def _line(error: Exception) -> str:
-    return " ".join(str(error).split())[:300] or type(error).__name__

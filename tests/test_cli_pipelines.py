@@ -8,7 +8,6 @@ import shlex
 import sys
 from importlib import import_module
 from pathlib import Path
-from types import SimpleNamespace
 
 import diffusers
 import numpy as np
@@ -16,7 +15,7 @@ import pytest
 import torch
 from PIL import Image
 from test_clips import durations
-from tiny import tiny_clip, tiny_sd
+from tiny import tiny_clip, tiny_flux, tiny_sd, tiny_sdxl
 from zoo.case import Case
 from zoo.pictures import mask, picture
 
@@ -160,8 +159,8 @@ REFUSED = {
     "control --image picture.png": "takes no picture; give it as --control-image",
     "sd3-control": "needs a control picture: give --control-image FILE (in Python: control_image=...)",
     "img2img --control-image control.png": "takes no control picture; give it as --image",
-    "text --image picture.png": "--image: StableDiffusionPipeline takes no picture; leave out --image",
-    "text --mask mask.png": "takes no mask; leave out --mask",
+    "text --image picture.png": "takes no picture; leave out --image, or give the folder of an image-to-image pipeline",
+    "text --mask mask.png": "takes no mask; leave out --mask, or give the folder of an inpainting pipeline",
     "text --strength 0.5": "takes no strength; leave out --strength",
     "text --frames 5": "--frames: StableDiffusionPipeline makes no clips; leave out --frames",
     "text --fps 5": "--fps: StableDiffusionPipeline makes no clips; leave out --fps",
@@ -502,3 +501,56 @@ def test_the_class_of_a_model_is_known_without_loading_it(models, tmp_path, monk
     ):
         cached.write_text(content)
         assert class_of("owner/name") is found
+
+
+# ---- what the documents say
+
+SMALLER = {
+    '.to("cuda")': "",
+    "preview:pickscore": "preview:clip-b32=clip",
+    "preview:clip-b32 ": "preview:clip-b32=clip ",
+    "--height 480 --width 832 --steps 50": "--height 16 --width 16 --steps 5",
+    "height=1024, width=1024": "height=16, width=16",
+    "--frames 33": "--frames 9",
+    "INPAINT_FOLDER": "my-inpaint",
+}
+
+
+def blocks(page: Path, language: str) -> list[str]:
+    """The examples of a page, with small models, sizes and evaluators."""
+    found = re.findall(rf"```{language}\n(.*?)```", page.read_text(), re.DOTALL)
+    for old, new in SMALLER.items():
+        found = [block.replace(old, new).replace("preview:clip-b32\n", "preview:clip-b32=clip\n") for block in found]
+    return found
+
+
+def test_the_examples_of_the_page_on_pipelines_run(models, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)  # where a folder has the name of a model on the hub, it is taken
+    tiny_sdxl().save_pretrained("stabilityai/stable-diffusion-xl-base-1.0")
+    tiny_flux().save_pretrained("black-forest-labs/FLUX.1-dev")
+    (tmp_path / "Wan-AI").mkdir()
+    (tmp_path / "Wan-AI" / "Wan2.1-T2V-1.3B-Diffusers").symlink_to(models / "wan")
+    (tmp_path / "clip").symlink_to(models / "clip")
+    picture().save("photo.png")
+    mask().save("mask.png")
+    page = ROOT / "docs" / "pipelines.md"
+    python = blocks(page, "python")
+    assert len(python) == 4
+    for block in python:
+        exec(compile(block, str(page), "exec"), {})
+    assert (tmp_path / "castle.png").is_file() and capsys.readouterr().out.splitlines()[-1] == "1 0.4"
+    readme = [block for block in blocks(ROOT / "README.md", "sh") if "--mask" in block]
+    commands = [line for block in (*blocks(page, "sh"), *readme) for line in block.splitlines()]
+    assert len(commands) == 4
+    for command in commands:
+        monkeypatch.setattr(sys, "argv", shlex.split(command))
+        main()
+    assert (tmp_path / "probeselect-out" / "result.json").is_file()
+
+
+def test_the_page_on_pipelines_names_options_and_arguments_that_are_there():
+    page = (ROOT / "docs" / "pipelines.md").read_text()
+    help_of = (ROOT / "src/probeselect/commands/generate.py").read_text()
+    for option in set(re.findall(r"--([a-z][a-z-]+)", page)):
+        assert re.search(rf"^    {option.replace('-', '_')}: ", help_of, re.MULTILINE), option
+    assert len(page.splitlines()) <= 150

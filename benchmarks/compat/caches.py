@@ -88,7 +88,8 @@ def _caches() -> dict[str, Prepare]:
 
     def taylor(pipe: Any) -> Any:
         return hooks.TaylorSeerCacheConfig(
-            cache_interval=3, disable_cache_before_step=2, max_order=1, taylor_factors_dtype=torch.float32
+            cache_interval=3, disable_cache_before_step=2, max_order=1, taylor_factors_dtype=torch.float32,
+            cache_identifiers=[r"(.*_)?blocks\.\d+\.attn\d?"],
         )
 
     def pyramid(pipe: Any) -> Any:
@@ -116,7 +117,7 @@ def _caches() -> dict[str, Prepare]:
 
 
 # The stock pipeline cannot run with them either.
-_STOCK_FAILS = {("SD3", "First Block Cache"), ("SD3", "TaylorSeer")}
+_STOCK_FAILS = {("SD3", "First Block Cache"), ("SD3", "TaylorSeer"), ("SD3", "FasterCache")}
 
 
 def _number(pipe: Any) -> float:

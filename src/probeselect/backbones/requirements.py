@@ -21,6 +21,10 @@ _NOUNS = {
     IMAGE: "a picture", MASK: "a mask", CONTROL: "a control picture", STRENGTH: "a strength",
     FRAMES: "a number of frames", FPS: "frames a second",
 }  # fmt: skip
+_FOLDERS = {
+    IMAGE: "an image-to-image", MASK: "an inpainting", CONTROL: "a ControlNet", STRENGTH: "an image-to-image",
+    FRAMES: "a text-to-video",
+}  # fmt: skip
 _PLACES = {IMAGE: "FILE", MASK: "FILE", CONTROL: "FILE", STRENGTH: "X", FRAMES: "N", FPS: "N"}
 _KEYWORDS = {
     IMAGE: ("image",),
@@ -108,7 +112,9 @@ def keywords(pipeline: type, given: Mapping[str, Any]) -> dict[str, Any]:
         if option in (FRAMES, FPS) and not clips:
             raise UsageError(f"{option}: {pipeline.__name__} makes no clips; leave out {option}")
         other = CONTROL if option == IMAGE else IMAGE
-        hint = f"give it as {other}" if option in (IMAGE, CONTROL) and other in known else f"leave out {option}"
+        hint = f"leave out {option}, or give the folder of {_FOLDERS[option]} pipeline"
+        if option in (IMAGE, CONTROL) and other in known:
+            hint = f"give it as {other}"
         raise UsageError(f"{option}: {pipeline.__name__} takes no {_NOUNS[option].removeprefix('a ')}; {hint}")
     return {known[option]: value for option, value in given.items() if option in known}
 

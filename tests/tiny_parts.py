@@ -16,9 +16,17 @@ LETTERS = "abcdefghijklmnopqrstuvwxyz"
 HIDDEN = 16
 
 
+_UNINITIALISED = ("pad_token", "gate_up_proj", "down_proj")  # by diffusers: they hold whatever memory held
+
+
 def _seeded(build: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
     torch.manual_seed(0)
-    return build(*args, **kwargs)
+    built = build(*args, **kwargs)
+    if isinstance(built, nn.Module):
+        for name, parameter in built.named_parameters():
+            if name.endswith(_UNINITIALISED):
+                nn.init.normal_(parameter, std=0.2)
+    return built
 
 
 def _clip_tokenizer() -> Any:

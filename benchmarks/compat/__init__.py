@@ -2,11 +2,12 @@
 
 from collections.abc import Iterator
 
-from compat import caches, of_zoo
+from compat import caches, callbacks, calls, machine, of_zoo, schedulers
 from compat.trial import Trial
 
 
 def every_trial() -> Iterator[Trial]:
     """All rows, in the order of the page."""
     yield from of_zoo.trials()
-    yield from caches.trials()
+    for kinds in (caches, schedulers, callbacks, calls, machine):
+        yield from kinds.trials()

@@ -8,13 +8,13 @@ import types
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
-import diffusers
 import diffusers.hooks as hooks
 import torch
+from torch import nn
+
 from compat.pictures import difference, picture_of
 from compat.subjects import RUNG, STEPS, Subject, denoiser, subjects
 from compat.trial import EXACT, RESTARTED, Ran, Trial
-from torch import nn
 
 GROUP = "Caches and other memories of a denoiser"
 Prepare = Callable[[Any], Any]
@@ -30,10 +30,8 @@ def trials() -> Iterator[Trial]:
     for name in ("SD", "SDXL", "SD3", "FLUX.1", "Wan", "ControlNet"):
         for kind, prepare in MEMORIES.items():
             yield _remembering(known[name], kind, prepare)
-        yield known[name].trial(
-            "a replaced forward without memory", GROUP, prepare=_patched(lambda pipe: lambda output: _scaled(output, 1.1)),
-            expect=(EXACT,),
-        )  # fmt: skip
+        plain = _patched(lambda pipe: lambda output: _scaled(output, 1.1))
+        yield known[name].trial("a replaced forward without memory", GROUP, prepare=plain, expect=(EXACT,))
     for name in ("FLUX.1", "Wan"):
         cache = _caches()["First Block Cache"]
         yield _remembering(known[name], "First Block Cache, two rungs", cache, rungs=(RUNG, 0.5), counted=False)
@@ -88,7 +86,10 @@ def _caches() -> dict[str, Prepare]:
 
     def taylor(pipe: Any) -> Any:
         return hooks.TaylorSeerCacheConfig(
-            cache_interval=3, disable_cache_before_step=2, max_order=1, taylor_factors_dtype=torch.float32,
+            cache_interval=3,
+            disable_cache_before_step=2,
+            max_order=1,
+            taylor_factors_dtype=torch.float32,
             cache_identifiers=[r"(.*_)?blocks\.\d+\.attn\d?"],
         )
 
@@ -288,7 +289,13 @@ def _hook(pipe: Any) -> None:
 def _inner_hook(pipe: Any) -> None:
     module = denoiser(pipe)
     blocks = getattr(module, "transformer_blocks", None) or getattr(module, "blocks", None)
-    (module.mid_block if hasattr(module, "mid_block") else blocks[0].attn1 if hasattr(blocks[0], "attn1") else blocks[0].ff).register_forward_hook(Hook())
+    (
+        module.mid_block
+        if hasattr(module, "mid_block")
+        else blocks[0].attn1
+        if hasattr(blocks[0], "attn1")
+        else blocks[0].ff
+    ).register_forward_hook(Hook())
 
 
 def _blend(pipe: Any) -> Callable[[Any], Any]:

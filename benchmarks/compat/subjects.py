@@ -1,15 +1,16 @@
 """Representative pipelines, on which kinds are tried that concern no class in particular."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib import import_module
 from typing import Any
 
-from compat.trial import Trial
-from tiny import TINY, tiny_flux, tiny_sd, tiny_sd3, tiny_sdxl
+from tiny import tiny_flux, tiny_sd, tiny_sd3, tiny_sdxl
 from zoo.case import Case
 from zoo.transformer_parts import lively
+
+from compat.trial import Trial
 
 STEPS = 8
 RUNG = 0.25
@@ -67,10 +68,5 @@ def subjects() -> dict[str, Subject]:
         "Wan": _of_zoo("video", "WanPipeline"),
         "ControlNet": _of_zoo("stable_diffusion", "StableDiffusionControlNetPipeline"),
         "img2img": _of_zoo("stable_diffusion", "StableDiffusionImg2ImgPipeline", strength=1.0),
+        "inpaint": _of_zoo("stable_diffusion", "StableDiffusionInpaintPipeline", strength=1.0),
     }
-
-
-def families() -> Iterator[tuple[str, Callable[[], Any], dict[str, Any]]]:
-    """Every family's text-to-image builder."""
-    for family, (build, arguments) in TINY.items():
-        yield family, build, arguments

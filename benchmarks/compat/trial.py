@@ -201,6 +201,8 @@ def _run(trial: Trial, row: Row) -> None:
             row.sentences += trial.check(ran)
         else:
             row.outcome = REFUSED
+            if _stock_fails(trial):
+                row.sentences.append("(The stock pipeline fails too.)")
         return
     except Exception as error:
         row.sentences = [f"TRACEBACK {_where(error)}"]
@@ -242,7 +244,9 @@ def _compare(trial: Trial, ran: Ran, row: Row) -> tuple[str, list[str]]:
         why = "" if not told else " although a note says so;" if not stock_differs else " nor under torch.manual_seed;"
         return WRONG, [f"not the stock picture,{why} off by {worst:.2g}"]
     group, candidate = kept[0]
-    after = 0.0 if not trial.after else difference(picture_of(candidate.image), _stock(trial, candidate, group, 1001, ran))
+    after = (
+        0.0 if not trial.after else difference(picture_of(candidate.image), _stock(trial, candidate, group, 1001, ran))
+    )
     if after > trial.tolerance:
         return WRONG, [f"the pipeline is not as it was before: its next stock picture is off by {after:.2g}"]
     return (RESTARTED if any(result.cost.restarted for result in ran.results) else EXACT), []
@@ -262,6 +266,19 @@ def _stock(trial: Trial, candidate: Any, group: int, everyones_seed: int, used: 
     generator = torch.Generator("cpu").manual_seed(candidate.seed)
     torch.manual_seed(everyones_seed)
     return picture_of(pipe(generator=generator, **given), whole=True)
+
+
+def _stock_fails(trial: Trial) -> bool:
+    pipe = trial.build()
+    trial.prepare(pipe)
+    given = {name: value for name, value in trial.keywords(pipe).items() if name != "generator"}
+    if trial.gives_prompt and "prompt" not in given:
+        given["prompt"] = trial.prompt if isinstance(trial.prompt, str) else list(trial.prompt)
+    try:
+        pipe(generator=torch.Generator("cpu").manual_seed(0), **given)
+    except Exception:
+        return True
+    return False
 
 
 def _untrue_cost(trial: Trial, row: Row, met: Met) -> list[str]:

@@ -5,6 +5,7 @@ others so small that a prompt hardly changes the picture; `lively` wakes them, s
 """
 
 import inspect
+import zlib
 from collections.abc import Callable
 from typing import Any
 
@@ -56,11 +57,14 @@ def embeddings(*names: str, tokens: int = 16, width: int = HIDDEN) -> dict[str, 
 
 
 def lively(net: nn.Module, scale: float = 2.0) -> nn.Module:
-    """Weights that are all zero become random, and the other matrices grow by `scale`; returns the same net."""
-    generator = torch.Generator().manual_seed(1)
+    """Weights that are all zero become random, and the other matrices grow by `scale`; returns the same net.
+
+    Each weight has a generator of its own: one that torch left uninitialised may happen to be zero, or not.
+    """
     with torch.no_grad():
         for name, weight in net.named_parameters():
             if not weight.any():
+                generator = torch.Generator().manual_seed(zlib.crc32(name.encode()))
                 weight.copy_(0.2 * torch.randn(weight.shape, generator=generator))
             elif weight.ndim == 2 and "embedding" not in name:
                 weight.mul_(scale)

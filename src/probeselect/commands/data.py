@@ -11,7 +11,7 @@ import typer
 
 from probeselect.commands.options import Json, Model, fractions, pipeline_arguments
 from probeselect.core.errors import UsageError
-from probeselect.core.rungs import check_apart, validate_rungs
+from probeselect.core.rungs import check_met, validate_rungs
 
 if TYPE_CHECKING:
     from probeselect.engines.job import CollectJob
@@ -71,7 +71,7 @@ def collect(
     from probeselect.jobs.collect import parse_part
     from probeselect.sampling.collecting import CollectSettings
 
-    check_apart(validate_rungs(fractions(rungs)), steps)
+    check_met(validate_rungs(fractions(rungs)), steps)
     quiet_libraries()
     if (pipeline := class_of(model, revision)) is not None:
         check_stills(pipeline, "collect")

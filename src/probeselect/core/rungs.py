@@ -10,6 +10,7 @@ from itertools import pairwise
 
 from probeselect.core.errors import UsageError
 
+MOST_OFF = 0.05  # that data of a rung may lie beside it
 ROUNDING = 1e-9  # a product that falls short of a half only by float error (0.29 * 50) counts as a half
 
 
@@ -52,6 +53,21 @@ def check_apart(rungs: Sequence[float], total_steps: int) -> None:
     for (a, b), (first, second) in zip(pairwise(rungs), pairwise(steps), strict=True):
         if first == second:
             raise UsageError(f"rungs = {a:g},{b:g}: both fall on step {first} of {total_steps}; put them further apart")
+
+
+def check_met(rungs: Sequence[float], total_steps: int) -> None:
+    """Raises UsageError when two rungs fall on one of so many steps, or one lies too far from the step it falls on.
+
+    Data is kept under the rung that was asked for, so that must be where it was taken.
+    """
+    check_apart(rungs, total_steps)
+    for rung in rungs:
+        step = completed_steps(rung, total_steps)
+        if abs(step / total_steps - rung) > MOST_OFF + ROUNDING:
+            raise UsageError(
+                f"rungs = {rung:g}: falls on step {step} of {total_steps}, which is {step / total_steps:.2g}; "
+                f"give {step / total_steps:.2g}, or more steps"
+            )
 
 
 def _check_total(total_steps: int) -> None:

@@ -19,7 +19,7 @@ from probeselect.backbones.taps import Tap
 from probeselect.core.candidates import Candidate
 from probeselect.core.errors import ProbeSelectError, UsageError
 from probeselect.core.fingerprint import fingerprint
-from probeselect.core.rungs import validate_rungs
+from probeselect.core.rungs import check_met, validate_rungs
 from probeselect.data.prompts import Prompt
 from probeselect.data.shards import (
     FAILED,
@@ -102,6 +102,8 @@ class ShardMaker:
         revision: str = "",
         progress: Callable[[int, int], None] = lambda done, planned: None,
     ) -> None:
+        if isinstance(steps := arguments.get("num_inference_steps"), int):
+            check_met(settings.rungs, steps)
         self.backbone, self.taps, self.settings, self.arguments = backbone, tuple(taps), settings, arguments
         self.revision, self.progress = revision, progress
         self.batch_size = settings.batch_size

@@ -81,7 +81,7 @@ class Memory:
             if list(map(id, held.values())) == list(map(id, now.values())) and held.keys() == now.keys():
                 continue
             if counting:
-                if any(key in now and not _same(value, now[key]) for key, value in held.items() if _is_counter(value)):
+                if any(key in now and _counted(value, now[key]) for key, value in held.items()):
                     return True
             elif held.keys() != now.keys() or any(not _same(value, now[key]) for key, value in held.items()):
                 return True
@@ -154,8 +154,12 @@ def _is_worth_a_look(value: Any) -> bool:
     return type(value).__module__.split(".")[0] not in _FOREIGN
 
 
-def _is_counter(value: Any) -> bool:
-    return isinstance(value, int | float | Tensor) and not isinstance(value, bool)
+def _counted(before: Any, now: Any) -> bool:
+    """Whether a number, a tensor or a list of numbers is another one now."""
+    if isinstance(before, list | tuple) and type(before) is type(now):
+        return all(isinstance(value, _PLAIN) for value in (*before, *now)) and list(before) != list(now)
+    is_number = isinstance(before, int | float | Tensor) and not isinstance(before, bool)
+    return is_number and not _same(before, now)
 
 
 def _same(a: Any, b: Any) -> bool:
@@ -168,8 +172,8 @@ class MemoryWatch:
     `remembers` is "" for as long as there is no sign of one, else a description.
     """
 
-    def __init__(self, modules: dict[str, nn.Module]) -> None:
-        self._modules = modules
+    def __init__(self, modules: dict[str, nn.Module], callbacks: bool = False) -> None:
+        self._modules, self._callbacks = modules, callbacks
         found = {name: known_memory(module) for name, module in modules.items()}
         self.remembers = next((f"{name} uses {what}" for name, what in found.items() if what), "")
         self._outlines = {module: outline(module) for module in modules.values()}
@@ -181,6 +185,8 @@ class MemoryWatch:
 
     def run_begins(self) -> None:
         self._steps, self._after_first = 0, None
+        if self._callbacks and self._start is None:
+            self._start = self._look()
 
     def before_call(self) -> None:
         if self._start is None and not self._sure:
@@ -209,11 +215,19 @@ class MemoryWatch:
         if any(before.changed(self._after_first[name], counting=True) for name, before in self._start.items()):
             self.remembers = "a module of the loop keeps count of its calls"
 
-    def restore(self) -> None:
-        """Where there is a memory, as if no step had been computed."""
-        if self.remembers:
-            for before in (self._start or {}).values():
+    def restore(self) -> bool:
+        """Where there is a memory, or a callback has changed a module, as if no step had been computed.
+
+        Returns whether a callback did.
+        """
+        start, by_callback = self._start or {}, False
+        if start and self._callbacks and not self.remembers:
+            now = self._look()
+            by_callback = any(before.changed(now[name], counting=True) for name, before in start.items())
+        if self.remembers or by_callback:
+            for before in start.values():
                 before.restore()
+        return by_callback
 
     def _look(self) -> dict[str, Memory]:
         return {name: Memory(module) for name, module in self._modules.items()}

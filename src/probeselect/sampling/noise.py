@@ -11,6 +11,12 @@ from typing import Any
 
 import torch
 
+NOT_REPRODUCIBLE = (
+    "{} is not reproducible by seed with these arguments: it draws noise that its generator does not give. Here that "
+    "noise comes from the candidate's seed; to make the same picture elsewhere, call torch.manual_seed(SEED) before "
+    "the pipeline."
+)
+
 
 class SharedNoise(Exception):
     """A call of several candidates drew noise that belongs to none of them."""
@@ -45,10 +51,15 @@ def own_noise(device: torch.device, seed: int) -> Iterator[NoiseWatch]:
         yield NoiseWatch(device, seed)
 
 
+def step_generators(device: torch.device, seeds: Sequence[int]) -> list[torch.Generator]:
+    """For steps that draw from no generator: each gives the noise that torch's own gives after `manual_seed(seed)`."""
+    return [torch.Generator(device).manual_seed(seed) for seed in seeds]
+
+
 def stepped(
     step: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any], generators: Sequence[torch.Generator]
 ) -> tuple[Any, bool]:
-    """A scheduler's step with the candidates' generators, and whether it drew noise from them."""
+    """A scheduler's step with generators of our own, and whether it drew noise from them."""
     before = generators[0].get_state()
     output = step(*args, **{**kwargs, "generator": list(generators)})
     return output, not torch.equal(before, generators[0].get_state())

@@ -22,19 +22,19 @@ from probeselect.backbones.taps import X0, Tap, TapReader
 from probeselect.core.candidates import Candidate
 from probeselect.core.errors import UsageError
 from probeselect.core.rungs import completed_steps
-from probeselect.sampling.around import (
-    Bar,
-    counted_steps,
-    execution_device,
-    inner_pipeline,
-    own_scheduler,
-    quiet,
-)
+from probeselect.sampling.around import Bar, counted_steps, execution_device, inner_pipeline, own_scheduler, quiet
 from probeselect.sampling.callbacks import CallbackError, Moment, watched
 from probeselect.sampling.coasting import Coast, as_step_output, latents_of
 from probeselect.sampling.digests import CallDigest, Digester
 from probeselect.sampling.hooks import Forward, around_forward
-from probeselect.sampling.noise import NoiseWatch, SharedNoise, own_noise, stepped
+from probeselect.sampling.noise import (
+    NOT_REPRODUCIBLE,
+    NoiseWatch,
+    SharedNoise,
+    own_noise,
+    step_generators,
+    stepped,
+)
 from probeselect.sampling.outputs import Watch, pictures_of
 from probeselect.sampling.rows import CallRows
 from probeselect.sampling.shared import Shared, WaveResult
@@ -55,7 +55,9 @@ class WaveRun:
         self.shared, self.backbone = shared, shared.backbone
         self.inner = inner_pipeline(self.backbone.pipe, self.backbone.denoiser)  # which has the loop
         self.candidates, self.prefixes = candidates, prefixes
-        self.generators = [torch.Generator("cpu").manual_seed(c.seed) for c in candidates]
+        seeds = [c.seed for c in candidates]
+        self.generators = [torch.Generator("cpu").manual_seed(seed) for seed in seeds]
+        self.step_generators = step_generators(execution_device(self.backbone.pipe), seeds)
         self.digest = Digester()
         self.player = Player(prefixes, self.digest)
         self.tape: Tape | None = None
@@ -134,6 +136,7 @@ class WaveRun:
             except BaseException as error:
                 pipe.maybe_free_model_hooks()
                 if not isinstance(error, _Stop):
+                    self._count()  # what failed in the middle of a step has been computed all the same
                     raise
                 self._check_noise(noise)
                 return None, [[] for _ in range(n)] if self.goal != "rung" else self._broken()
@@ -160,11 +163,7 @@ class WaveRun:
         if noise.used():
             if len(self.candidates) > 1:
                 raise SharedNoise
-            self.shared.notes(
-                f"{type(self.backbone.pipe).__name__} is not reproducible by seed: it draws noise that its generator "
-                "does not give. Here that noise comes from the candidate's seed; to make the same picture elsewhere, "
-                "call torch.manual_seed(SEED) before the pipeline."
-            )
+            self.shared.notes(NOT_REPRODUCIBLE.format(type(self.backbone.pipe).__name__))
 
     def _broken(self) -> list[list[str]]:
         return [["not finite"] if broken else [] for broken in self.watch.broken()]
@@ -260,15 +259,16 @@ class WaveRun:
         return step
 
     def _with_noise(self, usual: Any, args: Any, kwargs: dict[str, Any], takes_generator: bool) -> Any:
-        """A step whose noise, if it draws any, is the candidates' own, also where the pipeline passes no generator."""
-        if not takes_generator or kwargs.get("generator") is not None:
+        """A step whose noise, if it draws any, is each candidate's own, also where the pipeline passes no generator.
+
+        Of one candidate it is: the global generators have its seed.
+        """
+        given = kwargs.get("generator") is not None or kwargs.get("variance_noise") is not None
+        if not takes_generator or given or len(self.candidates) == 1:
             return usual(*args, **kwargs)
-        output, drew = stepped(usual, args, kwargs, self.generators)
+        output, drew = stepped(usual, args, kwargs, self.step_generators)
         if drew:
-            self.shared.notes(
-                f"{type(self.backbone.pipe).__name__} with {type(self.inner.scheduler).__name__} is not reproducible "
-                "by seed: its steps draw noise that its generator does not give. Here the candidate's seed gives it."
-            )
+            self.shared.notes(NOT_REPRODUCIBLE.format(type(self.backbone.pipe).__name__))
         return output
 
     def _step_over(self, latents: Any, target: int | None) -> None:
@@ -280,14 +280,19 @@ class WaveRun:
         self.watch.latents(latents)
         if self.computed:
             self.shared.memory.step_over()
-            try:
-                self.shared.on_step(self.candidates, self.computed)
-            except Exception as error:
-                raise CallbackError from error
+            self._count()
             if self.shared.memory.remembers and self.player.steps:
                 raise DoesNotFit("the denoiser remembers earlier calls")
-            self.computed = []
         if target is None or self.steps < target:
             self.coast.step_over()
             if self.reader is not None:
                 self.reader.clear()
+
+    def _count(self) -> None:
+        """The modules that have computed in this step are paid for."""
+        computed, self.computed = self.computed, []
+        if computed:
+            try:
+                self.shared.on_step(self.candidates, computed)
+            except Exception as error:
+                raise CallbackError from error

@@ -53,7 +53,7 @@ class Waves:
         self.manner.copies &= has_pictures(arguments)
         self.prefixes: dict[Candidate, Prefix] = {}
         self.running = self.rows_at_start = 0  # of the stretch from one rung to the next
-        memory = MemoryWatch(loop_modules(backbone.pipe))
+        memory = MemoryWatch(loop_modules(backbone.pipe), any(name.startswith("callback") for name in arguments))
         self.shared = Shared(backbone, EncoderMemo(), CallbackState(), memory, self._count, self._note)
 
     def to_rung(self, candidates: Sequence[Candidate], rung: float, taps: Sequence[Tap], previews: bool) -> Stage:
@@ -138,7 +138,7 @@ class Waves:
             result = goal(run, self._spread(wave, self.manner.copies), **more)
         finally:
             memory.run_ends()
-            memory.restore()
+            self.shared.callbacks.changes_something |= memory.restore()
         if memory.remembers:
             for prefix in prefixes:
                 prefix.calls = []
@@ -177,6 +177,8 @@ class Waves:
                     WaveRun(self.shared, wave[i : i + 1], [prefix]).replay(self._spread(wave[i : i + 1], False))
                 except (DoesNotFit, Indivisible) as error:
                     raise Unlike from error
+                finally:
+                    self.shared.memory.restore()
 
     def _restart(self, wave: Sequence[Candidate], reason: str) -> None:
         """What was recorded of these candidates is let go; they are run from the start."""

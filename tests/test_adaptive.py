@@ -295,7 +295,7 @@ def test_generate_explains_what_was_decided(tmp_path, capsys):
     for entry in json.loads(out):
         assert [d["decision"] for d in entry["decisions"]] == ["open another wave"] * 2 + ["finish, no more waves"]
         assert [c["seed"] for c in entry["candidates"]] == [0, 1, 2, 3, 4, 5] and len(entry["kept"]) == 1
-        assert entry["rungs"] == [0.2, 0.45] and entry["steps"] == 10 and entry["decisions"][2]["least_gain"] == -1
+        assert entry["rungs"] == [0.2, 0.5] and entry["steps"] == 10 and entry["decisions"][2]["least_gain"] == -1
         assert entry["cost"]["denoiser_rows"] == sum(c["completed_steps"] for c in entry["candidates"])
     assert "wave 3, seeds 4 to 5" in run("generate", "a cat", *arguments, "--out", str(tmp_path / "b"), capsys=capsys)
     error = run(

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from probeselect.sampling.digests import K, TOLERANCE, Digester
+from probeselect.sampling.digests import TOLERANCE, Digester, K
 from probeselect.sampling.rows import CallRows
 
 

@@ -39,7 +39,8 @@ def test_a_wrong_batch_is_tried_without_copies_then_one_prompt_then_alone():
 def test_other_failures_halve_once_steps_were_computed_and_go_to_one_before():
     error = ValueError("shapes\ndo not fit")
     note, state = narrowed(Manner(), ONE_PROMPT, error)
-    assert state[2] == 2 and note == "Pipe fails with 4 candidates in a call (shapes do not fit): 2 at a time from here."
+    assert state[2] == 2
+    assert note == "Pipe fails with 4 candidates in a call (shapes do not fit): 2 at a time from here."
     assert narrowed(Manner(), ONE_PROMPT, error, begun=False)[1][2] == 1
 
 
@@ -68,7 +69,7 @@ def test_nothing_is_remembered_of_a_pipeline_that_is_gone():
 
 @pytest.mark.parametrize(("latest", "wasted"), [(1000, 0), (600, 12)])
 def test_steps_of_a_batch_that_failed_are_counted_when_they_were_computed(latest, wasted):
-    """4 candidates, 8 steps, rung at the 4th, 1 finished: 20 steps, and those of the batch of 4 that ran out of memory."""
+    """4 candidates, 8 steps, rung at the 4th, 1 finished: 20 steps, and those of the batch that ran out of memory."""
     pipe = tiny_sd()
 
     def out_of_memory(module, args, kwargs):

@@ -380,12 +380,12 @@ TINY: dict[str, tuple[Callable[..., DiffusionPipeline], dict[str, Any]]] = {
     ),
     "Wan": (_from_zoo("video", "WanPipeline"), _CLIP),
     "LTX-Video": (_from_zoo("video", "LTXPipeline"), {**_CLIP, "height": 32, "width": 32}),
-    "CogVideoX": (_from_zoo("video", "CogVideoXPipeline"), _CLIP),
+    "CogVideoX": (_from_zoo("video_2", "CogVideoXPipeline"), _CLIP),
     "HunyuanVideo": (
         _from_zoo("video", "HunyuanVideoPipeline"),
         {**_CLIP, "true_cfg_scale": 4.0, "prompt_template": {"template": "{}", "crop_start": 0}},
     ),
-    "Mochi": (_from_zoo("video", "MochiPipeline"), _CLIP),
+    "Mochi": (_from_zoo("video_2", "MochiPipeline"), _CLIP),
 }
 
 

@@ -15,7 +15,7 @@ _MEANINGS = {
     RESTARTED: "the same, but kept candidates were computed twice up to the rung, because the denoiser remembers",
     NO_SEED: "two equal stock calls differ; the run says so, and its pictures equal the stock ones after "
     "`torch.manual_seed(seed)`",
-    REFUSED: "one line says why; no step had been computed, unless the line speaks of a step that was not reached",
+    REFUSED: "one line says why; no step had been computed, unless the line is about the steps themselves",
 }
 
 

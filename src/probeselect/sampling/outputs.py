@@ -10,11 +10,13 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
 from probeselect.core.errors import ProbeSelectError
 
+ROUNDING = 0.02  # root mean square of what a decoder may differ by from batch to batch, in half precision too
 NOT_FINITE, SAFETY, BLACK = "not finite", "safety checker", "black"
 _DECODERS = ("vae", "movq", "vqgan", "vqvae")
 _FIELDS = ("images", "image", "frames", "videos", "rgb", "image_embeddings", "image_embeds", "audios")
@@ -33,6 +35,27 @@ def pictures_of(output: Any, n: int) -> list[Any]:
     if len(pictures) != n:
         raise ProbeSelectError(f"model: the pipeline gave {len(pictures)} pictures for {n} candidates")
     return pictures
+
+
+def alike(a: Any, b: Any) -> bool:
+    """Whether two pictures are of the same latents, decoded in batches of other sizes: equal but for rounding."""
+    a, b = _numbers(a), _numbers(b)
+    if a is None or b is None or a.shape != b.shape:
+        return a is b
+    both = np.isfinite(a) & np.isfinite(b)
+    return bool(np.sqrt(np.mean((a - b)[both] ** 2)) <= ROUNDING) if both.any() else True
+
+
+def _numbers(picture: Any) -> NDArray[np.float64] | None:
+    """Values in [0, 1]; None where a picture's parts are not alike."""
+    if isinstance(picture, list | tuple):
+        parts = [_numbers(part) for part in picture]
+        shapes = {None if part is None else part.shape for part in parts}
+        return None if len(shapes) != 1 or None in shapes else np.stack([p for p in parts if p is not None])
+    if isinstance(picture, Image.Image):
+        return np.asarray(picture).astype(np.float64) / 255
+    values = picture.detach().float().cpu().numpy() if isinstance(picture, Tensor) else np.asarray(picture)
+    return values.astype(np.float64) if values.dtype.kind in "fiu" else None
 
 
 class Watch:
@@ -83,6 +106,10 @@ class Watch:
         """For each candidate, whether its latents or its decoded picture hold values that are not finite."""
         seen = [values.cpu() for values in (self._latents, self._decoded) if values is not None]
         return [any(not bool(values[i]) for values in seen) for i in range(self.n)]
+
+    def flags_so_far(self) -> list[list[str]]:
+        """What is wrong with each candidate's latents, in words."""
+        return [[NOT_FINITE] if broken else [] for broken in self.broken()]
 
     def flags(self, output: Any, pictures: Sequence[Any]) -> list[list[str]]:
         """What is wrong with each candidate's picture, in words."""

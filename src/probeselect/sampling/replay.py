@@ -22,7 +22,15 @@ from probeselect.backbones.taps import X0, Tap, TapReader
 from probeselect.core.candidates import Candidate
 from probeselect.core.errors import UsageError
 from probeselect.core.rungs import completed_steps
-from probeselect.sampling.around import Bar, counted_steps, execution_device, inner_pipeline, own_scheduler, quiet
+from probeselect.sampling.around import (
+    Bar,
+    counted_steps,
+    execution_device,
+    inner_pipeline,
+    own_scheduler,
+    planned_steps,
+    quiet,
+)
 from probeselect.sampling.callbacks import CallbackError, Moment, watched
 from probeselect.sampling.coasting import Coast, as_step_output, latents_of
 from probeselect.sampling.digests import CallDigest, Digester
@@ -64,7 +72,7 @@ class WaveRun:
         self.tape_until = sys.maxsize  # steps
         self.steps = self.calls = self.total_steps = 0
         self.bar = Bar()
-        self.goal: str = "end"  # or "rung", "first call", "replay"
+        self.goal: str = "end"  # or "rung", "first call", "replay", "picture"
         self.rung: float | None = None
         self.preview = self.wants_x0 = self.coasting = self.inside = False
         self.first_call: CallDigest | None = None
@@ -88,7 +96,7 @@ class WaveRun:
                 maps[X0.name] = reader.latent_map(self.x0)
             embeddings = reader.prompt_embeddings(n) if taps else None
         self._keep_tape(self.steps)
-        return WaveResult(self.steps, self.total_steps, pictures, maps, embeddings, flags)
+        return WaveResult(self.steps, self.total_steps, pictures, maps, embeddings, flags, self.x0)
 
     def to_end(self, arguments: Mapping[str, Any], recorded_steps: int = 0) -> WaveResult:
         """Run to the finished pictures. recorded_steps: so many of the first steps are kept, to be looked at."""
@@ -96,7 +104,7 @@ class WaveRun:
             self.tape, self.tape_until = Tape(len(self.candidates), self.digest), recorded_steps
         pictures, flags = self._call(arguments)
         self._keep_tape(min(recorded_steps, self.steps))
-        return WaveResult(self.steps, self.steps, pictures, {}, None, flags)
+        return WaveResult(self.steps, self.steps, pictures, {}, None, flags, latents_of(self.last_step))
 
     def _keep_tape(self, steps: int) -> None:
         if self.tape is None:
@@ -117,6 +125,11 @@ class WaveRun:
         """Go through what is recorded and compute nothing. Raises DoesNotFit if it is not what this run would meet."""
         self.goal = "replay"
         self._call(arguments)
+
+    def to_picture(self, latents: Tensor, arguments: Mapping[str, Any]) -> Any:
+        """What the pipeline makes of one candidate's final latents: recorded steps are replayed, others left out."""
+        self.goal, self.preview, self.x0 = "picture", True, latents
+        return (self._call(arguments)[0] or [None])[0]
 
     def _call(self, arguments: Mapping[str, Any]) -> tuple[list[Any] | None, list[list[str]]]:
         pipe, n = self.backbone.pipe, len(self.candidates)
@@ -139,7 +152,7 @@ class WaveRun:
                     self._count()  # what failed in the middle of a step has been computed all the same
                     raise
                 self._check_noise(noise)
-                return None, [[] for _ in range(n)] if self.goal != "rung" else self._broken()
+                return None, [[] for _ in range(n)] if self.goal != "rung" else self.watch.flags_so_far()
             self._check_noise(noise)
             self._check_end(output)
             pictures = pictures_of(output, n)
@@ -165,9 +178,6 @@ class WaveRun:
                 raise SharedNoise
             self.shared.notes(NOT_REPRODUCIBLE.format(type(self.backbone.pipe).__name__))
 
-    def _broken(self) -> list[list[str]]:
-        return [["not finite"] if broken else [] for broken in self.watch.broken()]
-
     def _moment(self) -> Moment:
         return Moment(self.coasting, self.steps <= self.player.steps, len(self.candidates))
 
@@ -175,7 +185,9 @@ class WaveRun:
     def _target(self) -> int | None:
         """Steps to complete in this run; None means all. Known for sure once the pipeline has begun to step."""
         if not self.steps:
-            self.total_steps = self._planned_steps()
+            self.total_steps = planned_steps(self.inner, self.bar)
+        if self.goal == "picture":
+            return self.player.steps
         if self.rung is None:
             return None
         target, done = completed_steps(self.rung, self.total_steps), self.prefixes[0].completed_steps
@@ -185,15 +197,6 @@ class WaveRun:
                 "been scored; put the rungs further apart"
             )
         return target
-
-    def _planned_steps(self) -> int:
-        """Steps of this run, which may be fewer than the scheduler has: image-to-image begins late."""
-        if planned := vars(self.inner).get("_num_timesteps"):
-            return int(planned)
-        scheduler = self.inner.scheduler
-        if self.bar.total:
-            return min(len(scheduler.timesteps), self.bar.total * getattr(scheduler, "order", 1))
-        return len(scheduler.timesteps) - (getattr(scheduler, "begin_index", None) or 0)
 
     def _module(self, name: str, usual: Forward, eager: Forward) -> Forward:
         def forward(*args: Any, **kwargs: Any) -> Any:
@@ -259,10 +262,7 @@ class WaveRun:
         return step
 
     def _with_noise(self, usual: Any, args: Any, kwargs: dict[str, Any], takes_generator: bool) -> Any:
-        """A step whose noise, if it draws any, is each candidate's own, also where the pipeline passes no generator.
-
-        Of one candidate it is: the global generators have its seed.
-        """
+        """A step whose noise is each candidate's own. One alone draws from global generators that have its seed."""
         given = kwargs.get("generator") is not None or kwargs.get("variance_noise") is not None
         if not takes_generator or given or len(self.candidates) == 1:
             return usual(*args, **kwargs)

@@ -23,6 +23,7 @@ class WaveResult:
     maps: dict[str, Tensor]  # tap -> [n, C, H, W]
     prompt_embeddings: Tensor | None  # [n, D]
     flags: list[list[str]]  # what is wrong with each candidate, in words
+    latents: Tensor | None  # that the pictures were decoded from
 
 
 @dataclass

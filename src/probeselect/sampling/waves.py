@@ -12,6 +12,7 @@ from dataclasses import replace
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from probeselect.backbones.loading import Backbone
 from probeselect.backbones.loop_modules import is_helper, loop_modules
@@ -23,6 +24,7 @@ from probeselect.sampling.callbacks import CallbackError, CallbackState
 from probeselect.sampling.encoders import EncoderMemo
 from probeselect.sampling.manner import WRONG_TOGETHER, Unlike, is_out_of_memory, manner_of, one_line
 from probeselect.sampling.memory import MemoryWatch
+from probeselect.sampling.outputs import alike
 from probeselect.sampling.replay import WaveRun
 from probeselect.sampling.rows import Indivisible
 from probeselect.sampling.shared import Shared, WaveResult
@@ -53,7 +55,8 @@ class Waves:
         self.manner.copies &= has_pictures(arguments)
         self.prefixes: dict[Candidate, Prefix] = {}
         self.running = self.rows_at_start = 0  # of the stretch from one rung to the next
-        memory = MemoryWatch(loop_modules(backbone.pipe), any(name.startswith("callback") for name in arguments))
+        callbacks = any(name.startswith("callback") for name in arguments)
+        memory = MemoryWatch(loop_modules(backbone.pipe), backbone.pipe, callbacks)
         self.shared = Shared(backbone, EncoderMemo(), CallbackState(), memory, self._count, self._note)
 
     def to_rung(self, candidates: Sequence[Candidate], rung: float, taps: Sequence[Tap], previews: bool) -> Stage:
@@ -108,6 +111,8 @@ class Waves:
                 raise DoesNotFit
             if unproven:
                 self._verify(wave)
+            if len(wave) > 1 and not self.manner.decoded:
+                self._verify_picture(wave, result)
             self.manner.checked |= len(wave) > 1 and not self.shared.memory.remembers
             return result
         except CallbackError as error:
@@ -179,6 +184,18 @@ class Waves:
                     raise Unlike from error
                 finally:
                     self.shared.memory.restore()
+
+    def _verify_picture(self, wave: Sequence[Candidate], result: WaveResult) -> None:
+        """Is the last candidate's picture the one that its latents alone are decoded to?"""
+        prefix, latents, n = self.prefixes[wave[-1]], result.latents, len(wave)
+        if result.pictures is None or not isinstance(latents, Tensor) or not prefix.calls or len(latents) % n:
+            return
+        more = {"output_type": "pil"} if result.completed_steps < result.total_steps else {}
+        arguments = {**self._spread(wave[-1:], False), **more}
+        picture = WaveRun(self.shared, wave[-1:], [prefix]).to_picture(latents[n - 1 :: n], arguments)
+        if not alike(picture, result.pictures[-1]):
+            raise Unlike
+        self.manner.decoded = True
 
     def _restart(self, wave: Sequence[Candidate], reason: str) -> None:
         """What was recorded of these candidates is let go; they are run from the start."""

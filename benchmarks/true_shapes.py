@@ -26,6 +26,7 @@ from true_measures import Measures, Row
 from true_models import MODELS, ON_A_CPU, Model, ready
 
 from probeselect import __version__
+from probeselect.backbones.loading import dtype_named
 from probeselect.backbones.quiet import quiet_libraries
 
 
@@ -38,6 +39,9 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, help="for each model (default: all in less than ten minutes of a GPU)")
     parser.add_argument("--pixels", type=int)
     parser.add_argument("--steps", type=int)
+    parser.add_argument(
+        "--dtype", help="bf16, fp16 or fp32 (default: bf16, on a CPU that has no instructions for it fp32)"
+    )
     parser.add_argument("--threads", type=int, help="of the CPU")
     parser.add_argument("--out", type=Path, help="a JSON file")
     given = parser.parse_args()
@@ -49,7 +53,9 @@ def main() -> None:
     about = machine(given.device)
     print(", ".join(f"{name} {value}" for name, value in about.items()), flush=True)
     measured: list[dict[str, Any]] = []
-    for model in chosen(given.device, given.only, pixels=given.pixels, steps=given.steps, seconds=given.seconds):
+    dtype = dtype_named(given.dtype) if given.dtype else usual_dtype(given.device)
+    changes = {"pixels": given.pixels, "steps": given.steps, "seconds": given.seconds, "dtype": dtype}
+    for model in chosen(given.device, given.only, **changes):
         measured.append(measure(model, given.device, given.repeats, given.prompts))
         if given.out:
             given.out.write_text(json.dumps({"machine": about, "models": measured}, indent=1) + "\n")
@@ -62,6 +68,12 @@ def chosen(device: str, names: Sequence[str] | None, **changes: Any) -> list[Mod
     if device == "cpu":
         models = [replace(m, **ON_A_CPU.get(m.name, {})) for m in models]
     return [replace(m, **{name: value for name, value in changes.items() if value}) for m in models]
+
+
+def usual_dtype(device: str) -> torch.dtype:
+    """bf16, except on a CPU that would emulate it."""
+    has = device == "cuda" or torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    return torch.bfloat16 if has else torch.float32
 
 
 def measure(model: Model, device: str, repeats: int, prompts: int) -> dict[str, Any]:

@@ -4,6 +4,7 @@ import types
 
 import pytest
 import torch
+from tiny import tiny_sd
 from torch import nn
 
 from probeselect.sampling.memory import MemoryWatch
@@ -92,8 +93,8 @@ def hook(block: Block):
     return lambda: mine.calls
 
 
-def two_steps(block: Block) -> MemoryWatch:
-    watch = MemoryWatch({"block": block})
+def two_steps(block: Block, pipe=None) -> MemoryWatch:
+    watch = MemoryWatch({"block": block}, pipe)
     watch.run_begins()
     for _ in range(2):
         watch.before_call()
@@ -156,3 +157,26 @@ def test_a_callback_that_changes_a_module_is_found_and_undone():
     block.scale = [0.0, 0.0]
     assert watch.restore() and block.scale == [1.0, 0.5]
     assert watch.remembers == ""
+
+
+def test_a_counter_on_the_pipeline_is_a_memory_and_what_pipelines_set_themselves_is_not():
+    pipe, block = tiny_sd(), Block()
+    pipe.calls, pipe._current_timestep = 0, 981
+    usual = block.forward
+
+    def forward(x):
+        pipe._current_timestep -= 20
+        return usual(x)
+
+    block.forward = forward
+    assert two_steps(block, pipe).remembers == ""
+
+    def counting(x):
+        pipe.calls += 1
+        return forward(x)
+
+    block.forward = counting
+    watch = two_steps(block, pipe)
+    assert watch.remembers and pipe.calls == 2
+    watch.restore()
+    assert pipe.calls == 0 and pipe.unet is not None

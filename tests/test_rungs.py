@@ -6,7 +6,7 @@ from fractions import Fraction
 import pytest
 
 from probeselect.core.errors import UsageError
-from probeselect.core.rungs import check_apart, completed_steps, rung_after, validate_rungs
+from probeselect.core.rungs import check_apart, check_met, completed_steps, rung_after, validate_rungs
 
 
 @pytest.mark.parametrize(
@@ -76,3 +76,16 @@ def test_rungs_on_one_step_are_refused(rungs, total):
     with pytest.raises(UsageError, match=f"of {total}; put them further apart"):
         check_apart(rungs, total)
     check_apart(rungs, 1000)
+
+
+@pytest.mark.parametrize(("rungs", "total", "met"), [((0.2,), 3, "0.33"), ((0.2,), 2, "0.5"), ((0.25, 0.9), 4, "0.75")])
+def test_a_rung_that_few_steps_cannot_meet_is_refused_for_data(rungs, total, met):
+    with pytest.raises(UsageError, match=f"of {total}, which is .*; give .*, or more steps") as error:
+        check_met(rungs, total)
+    assert f"give {met}" in str(error.value)
+
+
+def test_a_rung_may_lie_half_a_step_of_ten_beside_its_step():
+    check_met((0.2, 0.45), 10)
+    check_met((0.1, 0.2, 0.4), 20)
+    check_met((0.2,), 4)

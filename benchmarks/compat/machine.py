@@ -22,11 +22,12 @@ def trials() -> Iterator[Trial]:
     known = subjects()
     for name in ("SD", "SDXL", "SD3", "FLUX.1", "Wan", "ControlNet"):
         for kind, prepare in _WAYS.items():
-            if (name, kind) not in _STOCK_FAILS:
+            if name in _ONLY.get(kind, known):
                 yield known[name].trial(kind, RUNNING, prepare=prepare, expect=(EXACT,))
-                yield known[name].trial(
-                    f"{kind}, previews", RUNNING, prepare=prepare, call={"previews": True}, expect=(EXACT,)
-                )
+        for kind in ("sequential offload", "group offload by leaf", "group offload by block"):
+            yield known[name].trial(
+                f"{kind}, previews", RUNNING, prepare=_WAYS[kind], call={"previews": True}, expect=(EXACT,)
+            )
         # Rounding differs from batch to batch, and a step hands it on to the next.
         yield known[name].trial("bfloat16", RUNNING, prepare=_bf16, tolerance=0.15, expect=(EXACT,))
         yield known[name].trial("bfloat16, one candidate a call", RUNNING, prepare=_bf16, batch_size=1, expect=(EXACT,))
@@ -108,8 +109,11 @@ _WAYS: dict[str, Callable[[Any], None]] = {
     "fused projections": lambda pipe: denoiser(pipe).fuse_qkv_projections(),
     "FreeU": lambda pipe: pipe.enable_freeu(s1=0.9, s2=0.2, b1=1.2, b2=1.4),
 }
-# The stock pipeline cannot run with them either, or they are another family's.
-_STOCK_FAILS: set[tuple[str, str]] = set()
+_UNETS, _QUICK_TO_COMPILE = ("SD", "SDXL", "ControlNet"), ("SD", "FLUX.1")
+_ONLY = {
+    "FreeU": _UNETS, "attention slicing": _UNETS, "fused projections": (*_UNETS, "SD3", "FLUX.1"),
+    **dict.fromkeys(("compiled in place", "compiled and wrapped", "compiled blocks"), _QUICK_TO_COMPILE),
+}  # fmt: skip
 
 
 def _bf16(pipe: Any) -> None:

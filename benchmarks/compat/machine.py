@@ -1,4 +1,7 @@
-"""How a pipeline is run: offload, half precision, compiled, sliced, short of memory; and pictures that break down."""
+"""How a pipeline is run: offload, half precision, sliced, short of memory; and pictures that break down.
+
+Compiled denoisers are tried in tests/test_replay.py: a new pipeline for every picture would be compiled each time.
+"""
 
 import inspect
 from collections.abc import Callable, Iterator
@@ -75,22 +78,6 @@ def _offload(kind: str) -> Callable[[Any], None]:
     return prepare
 
 
-def _compiled(pipe: Any) -> None:
-    torch._dynamo.reset()
-    denoiser(pipe).compile(backend="eager")
-
-
-def _compiled_blocks(pipe: Any) -> None:
-    torch._dynamo.reset()
-    denoiser(pipe).compile_repeated_blocks(backend="eager")
-
-
-def _wrapped(pipe: Any) -> None:
-    torch._dynamo.reset()
-    name = "transformer" if hasattr(pipe, "transformer") else "unet"
-    setattr(pipe, name, torch.compile(denoiser(pipe), backend="eager"))
-
-
 def _layerwise(pipe: Any) -> None:
     denoiser(pipe).enable_layerwise_casting(storage_dtype=torch.float16, compute_dtype=torch.float32)
 
@@ -99,9 +86,6 @@ _WAYS: dict[str, Callable[[Any], None]] = {
     "sequential offload": _offload("sequential"),
     "group offload by leaf": _offload("leaf_level"),
     "group offload by block": _offload("block_level"),
-    "compiled in place": _compiled,
-    "compiled and wrapped": _wrapped,
-    "compiled blocks": _compiled_blocks,
     "layerwise casting": _layerwise,
     "tiled and sliced decoding": lambda pipe: (pipe.vae.enable_tiling(), pipe.vae.enable_slicing()),
     "attention slicing": lambda pipe: pipe.enable_attention_slicing(1),
@@ -109,10 +93,9 @@ _WAYS: dict[str, Callable[[Any], None]] = {
     "fused projections": lambda pipe: denoiser(pipe).fuse_qkv_projections(),
     "FreeU": lambda pipe: pipe.enable_freeu(s1=0.9, s2=0.2, b1=1.2, b2=1.4),
 }
-_UNETS, _QUICK_TO_COMPILE = ("SD", "SDXL", "ControlNet"), ("SD", "FLUX.1")
+_UNETS = "SD", "SDXL", "ControlNet"
 _ONLY = {
     "FreeU": _UNETS, "attention slicing": _UNETS, "fused projections": (*_UNETS, "SD3", "FLUX.1"),
-    **dict.fromkeys(("compiled in place", "compiled and wrapped", "compiled blocks"), _QUICK_TO_COMPILE),
 }  # fmt: skip
 
 

@@ -28,7 +28,7 @@ from probeselect.core.errors import ProbeSelectError
 EXACT, RESTARTED, NO_SEED, REFUSED = "exact", "restarted, exact", "not reproducible by seed, said", "refused"
 OUTCOMES = EXACT, RESTARTED, NO_SEED, REFUSED
 WRONG = "WRONG"
-SECONDS = 240  # for a row
+SECONDS = 600  # for a row
 _DENOISERS = ("transformer", "unet", "decoder", "prior")
 _LATE = "was not reached", "does not step its own scheduler"  # refusals that only a run can find
 _MOST_PARTS = 10**6  # of a component

@@ -22,6 +22,7 @@ from torch.utils import _pytree as pytree
 from probeselect.sampling.rows import CallRows, is_tensor_list
 
 K = 8  # projections of a tensor
+MOST_ROWS = 1024  # of a tensor that candidates may have rows of
 WIDTH = 512  # elements that share one sign of `a`
 # What a tensor may differ by from batch to batch, relative to its norm: rounding, and no more.
 TOLERANCE = {torch.float64: 1e-6, torch.float32: 2e-4, torch.float16: 1e-2, torch.bfloat16: 4e-2}
@@ -47,23 +48,39 @@ class Listed:
 
 
 @dataclass(frozen=True)
+class Share:
+    """A reading of what a candidate has of a tensor: its rows [L, ...] by their shape, and their sketch [L, K + 1]."""
+
+    form: str
+    sketch: Tensor
+
+
+@dataclass(frozen=True)
 class Digest:
-    """Of one candidate in one call. Equal `structure` is necessary; `values` [tensors, g or 1, K + 1] are compared."""
+    """Of one candidate in one call. Equal `structure` is necessary; then every tensor is compared.
+
+    From one call it cannot be told whether rows belong to candidates or all rows to all, and in which order, for sizes
+    may be equal by chance. So a tensor has several readings, and two are the same if one of each is.
+    """
 
     structure: tuple[Any, ...]
-    values: tuple[Tensor, ...]
+    tensors: tuple[tuple[Share, ...], ...]
     tolerances: tuple[float, ...]
 
     def matches(self, other: "Digest") -> bool:
         """Whether both are of the same inputs, but for rounding. Both must be on the CPU."""
-        if self.structure != other.structure:
+        if self.structure != other.structure or len(self.tensors) != len(other.tensors):
             return False
-        pairs = zip(self.values, other.values, self.tolerances, strict=True)
-        return all(_alike(a, b, tolerance) for a, b, tolerance in pairs)
+        return all(
+            any(x.form == y.form and _alike(x.sketch, y.sketch, tolerance) for x in mine for y in theirs)
+            for mine, theirs, tolerance in zip(self.tensors, other.tensors, self.tolerances, strict=True)
+        )
 
 
 def _alike(a: Tensor, b: Tensor, tolerance: float) -> bool:
-    """[g, K + 1] each: K projections and the norm. Values that are not finite are alike on both sides."""
+    """[L, K + 1] each: K projections and the norm. Values that are not finite are alike on both sides."""
+    if len(a) != len(b):
+        return False
     a, b = a.double(), b.double()
     distance = ((a - b)[..., :K] ** 2).mean(-1).sqrt()  # about |x - y|
     norm = torch.maximum(a[..., K], b[..., K])
@@ -90,28 +107,28 @@ class Digester:
 
     def _leaf(self, leaf: Any, rows: CallRows) -> "Leaf":
         if rows.is_row_list(leaf):
-            parts = [self._sketch(row[None]) for row in leaf]
+            parts = [_sketch(row[None]) for row in leaf]
             return Leaf("list", tuple(str((tuple(r.shape), r.dtype)) for r in leaf), torch.cat(parts), leaf[0].dtype)
         if isinstance(leaf, Tensor):
-            if leaf.ndim > 1 and leaf.shape[1] == rows.count != len(leaf):
-                leaf = leaf.transpose(0, 1)  # such as [layers, rows, ...] (HiDream)
-            by_row = leaf.ndim > 0 and len(leaf) == rows.count
-            shape = leaf.shape[1:] if by_row or (leaf.ndim and len(leaf) == 1) else leaf.shape
-            about = str((tuple(shape), leaf.dtype))
-            return Leaf("rows" if by_row else "whole", about, self._remembered(leaf, by_row), leaf.dtype)
+            second = leaf.transpose(0, 1) if leaf.ndim > 2 and leaf.shape[1] == rows.count else None
+            return Leaf(
+                "tensor", _form(leaf), self._remembered(leaf, leaf), leaf.dtype,
+                None if second is None else (_form(second), self._remembered(leaf, second)),
+            )  # fmt: skip
         if _is_plain_sequence(leaf):
             return Leaf("plain", Listed(repr(leaf), tuple(repr(item) for item in leaf)))
         if leaf is None or isinstance(leaf, bool | int | float | str):
             return Leaf("plain", repr(leaf))
         return Leaf("plain", type(leaf).__name__)
 
-    def _remembered(self, leaf: Tensor, by_row: bool) -> Tensor:
-        key = (id(leaf), by_row)
+    def _remembered(self, leaf: Tensor, read: Tensor) -> Tensor:
+        """The sketch of a leaf, read with its first or its second dimension as rows."""
+        key = (id(leaf), read is leaf)
         self._met.add(key)
         known = self._known.get(key)
         if known is not None and known[1] == leaf._version:
             return known[2]
-        sketch = self._sketch(leaf if by_row else leaf[None])
+        sketch = _sketch(read if read.ndim > 0 and len(read) <= MOST_ROWS else read[None])
         self._known[key] = (leaf, leaf._version, sketch)
         return sketch
 
@@ -120,24 +137,27 @@ class Digester:
         self._known = {key: known for key, known in self._known.items() if key in self._met}
         self._met = set()
 
-    @staticmethod
-    def _sketch(x: Tensor) -> Tensor:
-        """[R, ...] -> [R, K + 1]"""
-        x = torch.view_as_real(x) if x.is_complex() else x
-        flat = x.detach().reshape(len(x), -1).float()  # [R, M]
-        m = flat.shape[1]
-        if m <= K:
-            small = torch.nn.functional.pad(flat * math.sqrt(K), (0, K - m))
-            return torch.cat([small, torch.linalg.vector_norm(flat, dim=1, keepdim=True)], 1)
-        blocks = m // WIDTH
-        signs, mix = _signs(max(blocks, 1), flat.device), _mix(flat.device)
-        body = (
-            torch.matmul(signs[:blocks], flat[:, : blocks * WIDTH].view(len(flat), blocks, WIDTH)) if blocks else None
-        )
-        projected = body @ mix if body is not None else flat.new_zeros(len(flat), K)
-        if tail := m - blocks * WIDTH:
-            projected = projected + flat[:, blocks * WIDTH :] @ mix[:tail]
-        return torch.cat([projected, torch.linalg.vector_norm(flat, dim=1, keepdim=True)], 1)
+
+def _form(leaf: Tensor) -> str:
+    """Of a row. A tensor of too many rows is one row."""
+    return str((tuple(leaf.shape[1:] if len(leaf.shape) and len(leaf) <= MOST_ROWS else leaf.shape), leaf.dtype))
+
+
+def _sketch(x: Tensor) -> Tensor:
+    """[R, ...] -> [R, K + 1]"""
+    x = torch.view_as_real(x) if x.is_complex() else x
+    flat = x.detach().reshape(len(x), -1).float()  # [R, M]
+    m = flat.shape[1]
+    if m <= K:
+        small = torch.nn.functional.pad(flat * math.sqrt(K), (0, K - m))
+        return torch.cat([small, torch.linalg.vector_norm(flat, dim=1, keepdim=True)], 1)
+    blocks = m // WIDTH
+    signs, mix = _signs(max(blocks, 1), flat.device), _mix(flat.device)
+    body = torch.matmul(signs[:blocks], flat[:, : blocks * WIDTH].view(len(flat), blocks, WIDTH)) if blocks else None
+    projected = body @ mix if body is not None else flat.new_zeros(len(flat), K)
+    if tail := m - blocks * WIDTH:
+        projected = projected + flat[:, blocks * WIDTH :] @ mix[:tail]
+    return torch.cat([projected, torch.linalg.vector_norm(flat, dim=1, keepdim=True)], 1)
 
 
 @lru_cache(maxsize=64)
@@ -154,12 +174,31 @@ def _mix(device: torch.device) -> Tensor:
 
 @dataclass(frozen=True)
 class Leaf:
-    """One input of a call: how it belongs to rows, what it looks like, and its sketch [R or 1, K + 1]."""
+    """One input of a call: what it looks like, and its sketch [L, K + 1]."""
 
-    kind: str  # "rows", "list": one entry a row; "whole": a tensor all share; "plain": no tensor
+    kind: str  # "tensor"; "list": of tensors, one a row; "plain": no tensor
     about: Any
     sketch: Tensor | None = None
     dtype: torch.dtype | None = None
+    second: tuple[str, Tensor] | None = None  # form and sketch, where its second dimension may be the rows (HiDream)
+
+    def collected(self) -> "Leaf":
+        second = self.second and (self.second[0], self.second[1].cpu())
+        return Leaf(self.kind, self.about, None if self.sketch is None else self.sketch.cpu(), self.dtype, second)
+
+    def shares(self, i: int, n: int, rows: int) -> tuple[Share, ...]:
+        """What candidate i of n may have of a tensor in a call of so many rows."""
+        assert self.sketch is not None
+        readings = [self.sketch]  # all of it
+        count = len(self.sketch)
+        if count % n == 0:
+            readings.append(self.sketch[i::n])
+        if count > rows and count % rows == 0:  # several for a row, such as one a frame (AnimateDiff)
+            readings.append(self.sketch.view(rows, count // rows, -1)[i::n].flatten(0, 1))
+        shares = [Share(self.about, each) for each in readings]
+        if self.second is not None:
+            shares.append(Share(f"second {self.second[0]}", self.second[1][i::n]))
+        return tuple(shares)
 
 
 @dataclass(frozen=True)
@@ -171,27 +210,26 @@ class CallDigest:
 
     def collected(self) -> "CallDigest":
         """On the CPU: this waits for the device."""
-        leaves = [
-            Leaf(leaf.kind, leaf.about, None if leaf.sketch is None else leaf.sketch.cpu(), leaf.dtype)
-            for leaf in self.leaves
-        ]
-        return CallDigest(self.rows, tuple(leaves))
+        return CallDigest(self.rows, tuple(leaf.collected() for leaf in self.leaves))
 
     def of(self, i: int, n: int) -> Digest:
         """The digest of candidate i of n."""
         structure: list[Any] = [self.rows.parts(n)]
-        values, tolerances = [], []
+        tensors, tolerances = [], []
         for leaf in self.leaves:
             if leaf.kind == "list":
                 structure.append(("list", leaf.about[i::n]))
+            elif leaf.kind == "tensor":
+                structure.append("tensor")
             elif isinstance(leaf.about, Listed):
                 structure.append(leaf.about.of(i, n, self.rows.count))
             else:
-                structure.append(("tensor" if leaf.sketch is not None else "plain", leaf.about))
+                structure.append(leaf.about)
             if leaf.sketch is not None:
-                values.append(leaf.sketch if leaf.kind == "whole" else leaf.sketch[i::n])
+                own = (Share("", leaf.sketch[i::n]),) if leaf.kind == "list" else leaf.shares(i, n, self.rows.count)
+                tensors.append(own)
                 tolerances.append(TOLERANCE.get(leaf.dtype or torch.float32, 0.0))
-        return Digest(tuple(structure), tuple(values), tuple(tolerances))
+        return Digest(tuple(structure), tuple(tensors), tuple(tolerances))
 
 
 def _is_plain_sequence(value: Any) -> bool:

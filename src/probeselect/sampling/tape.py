@@ -137,7 +137,7 @@ def digest_of_latents(digester: Digester, latents: Any, n: int) -> CallDigest | 
     """Of the latents after a step; None where they are not one row, or several, a candidate."""
     if not isinstance(latents, Tensor) or not latents.ndim or len(latents) % n:
         return None
-    return digester((latents,), {}, CallRows(len(latents), False))
+    return digester((latents,), {}, CallRows(n, False))
 
 
 def _check_divisible(output: Any, n: int, rows: CallRows) -> None:

@@ -24,11 +24,18 @@ def tried(name: str, **changes) -> Row:
     return run(TRIALS[name] if not changes else Trial(**{**vars(TRIALS[name]), **changes}))
 
 
+# What only the digests find out: these are wrong in a batch, and nothing raises.
+ROWS_OF_THE_CHECK = (
+    "StableDiffusionInpaintPipeline | padding_mask_crop (2)", "StableDiffusion3InpaintPipeline | padding_mask_crop",
+    "StableDiffusionXLControlNetUnionInpaintPipeline | plain", "StableDiffusionPanoramaPipeline | plain",
+    "LattePipeline | plain",
+)  # fmt: skip
 # Name of the row -> what must come out, and with how many candidates in a call (0: any).
 ROWS: dict[str, tuple[str, int]] = {
     # one picture for n generators, in shared batches
     "StableDiffusionInpaintPipeline | strength 0.5": (EXACT, 4),
     "StableDiffusion3Img2ImgPipeline | plain": (EXACT, 4),
+    "StableDiffusionXLInpaintPipeline | plain": (EXACT, 4),
     "ZImageImg2ImgPipeline | plain": (EXACT, 4),
     "FluxFillPipeline | plain": (EXACT, 4),
     "FluxImg2ImgPipeline | tensor image": (EXACT, 4),
@@ -39,6 +46,7 @@ ROWS: dict[str, tuple[str, int]] = {
     "QwenImageLayeredPipeline | plain": (EXACT, 0),
     "AmusedPipeline | plain": (EXACT, 1),
     "StableVideoDiffusionPipeline | frames decoded in twos": (EXACT, 0),
+    **dict.fromkeys(ROWS_OF_THE_CHECK, (EXACT, 0)),
     "family CogView4 | two prompts of unlike length": (EXACT, 0),
     # a memory
     "FluxPipeline | First Block Cache": (RESTARTED, 4),
@@ -123,7 +131,9 @@ def forget_what_control_nets_gave(monkeypatch):
 
 
 def see_no_memory(monkeypatch):
-    monkeypatch.setattr(memory.MemoryWatch, "remembers", property(lambda self: "", lambda self, value: None))
+    monkeypatch.setattr(
+        memory.MemoryWatch, "remembers", property(lambda self: "", lambda self, value: None), raising=False
+    )
 
 
 def leave_callbacks_alone(monkeypatch):
@@ -154,7 +164,8 @@ def do_not_count_failures(monkeypatch):
 
 
 BREAKAGES = [
-    (make_no_copies, "StableDiffusionInpaintPipeline | strength 0.5"),
+    *((accept_any_digest, name) for name in ROWS_OF_THE_CHECK),
+    (make_no_copies, "StableDiffusionXLInpaintPipeline | plain"),
     (make_no_copies, "FluxImg2ImgPipeline | tensor image"),
     (forget_what_control_nets_gave, "FluxControlNetPipeline | plain"),
     (see_no_memory, "FluxPipeline | First Block Cache"),

@@ -2,8 +2,9 @@
 
 import pytest
 import torch
-from tiny import tiny_sd
+from tiny import TINY, tiny_sd
 
+from probeselect import SelectiveSampler
 from probeselect.sampling.encoders import EncoderMemo
 
 IDS = torch.tensor([[0, 3, 5, 1] * 4, [0, 4, 4, 1] * 4])
@@ -55,3 +56,13 @@ def test_a_call_with_a_state_of_its_own_is_left_alone(pipe):
         pipe.text_encoder(IDS, position_ids=None)
         assert memo.computed_rows == calls + 2
     assert "forward" not in vars(pipe.text_encoder)
+
+
+def test_the_prior_of_a_combined_pipeline_runs_once_for_each_candidate():
+    build, arguments = TINY["Kandinsky 2.2"]
+    pipe, rows = build(), []
+    inner = next(pipe.prior_prior.transformer_blocks.children())
+    inner.register_forward_pre_hook(lambda module, args: rows.append(len(args[0])))
+    result = SelectiveSampler(pipe, "random")("a cat", n=3, k=1, rungs=[0.5], **arguments)
+    assert result.cost.ratio == 8 / 12
+    assert sum(rows) == 2 * 3 * arguments["prior_num_inference_steps"]  # with and without the prompt

@@ -95,7 +95,7 @@ _WAYS: dict[str, Callable[[Any], None]] = {
 }
 _UNETS = "SD", "SDXL", "ControlNet"
 _ONLY = {
-    "FreeU": _UNETS, "attention slicing": _UNETS, "fused projections": (*_UNETS, "SD3", "FLUX.1"),
+    "channels last": (*_UNETS, "SD3", "FLUX.1"), "FreeU": _UNETS, "attention slicing": _UNETS, "fused projections": (*_UNETS, "SD3", "FLUX.1"),
 }  # fmt: skip
 
 

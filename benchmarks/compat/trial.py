@@ -139,7 +139,7 @@ def meeting(pipe: Any) -> Iterator[Met]:
     """Counts by a hook that torch has for all modules, which nothing on the pipeline shows."""
     met, numbers, names = Met(), dict[int, int](), list[str]()
     for name, part in pipe.components.items():
-        if name.startswith(_DENOISERS) and isinstance(part, nn.Module):
+        if name.startswith(_DENOISERS) and not name.startswith("prior_") and isinstance(part, nn.Module):
             first = _MOST_PARTS * len(names)
             names.append(name)
             numbers |= {id(module): first + i for i, module in enumerate(list(part.modules())[1:])}

@@ -1,6 +1,11 @@
-"""Runs every encoder once per text or picture: remembers its outputs, row by row, for the length of a rollout."""
+"""Runs every encoder once per text or picture: remembers its outputs, row by row, for the length of a rollout.
+
+The prior of a combined pipeline is one of them: its noise is the candidate's own, so each of its steps comes again with
+the same rows in every call.
+"""
 
 import hashlib
+import re
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
@@ -12,7 +17,7 @@ from torch.utils import _pytree as pytree
 from probeselect.sampling.hooks import Forward, around_forward
 from probeselect.sampling.rows import Rows, join, split
 
-_ENCODERS = ("text_encoder", "image_encoder")
+_ENCODERS = re.compile(r"(prior_)?(text|image)_encoder(_\d)?|prior_prior")
 
 
 class EncoderMemo:
@@ -34,16 +39,16 @@ class EncoderMemo:
         def wrap(usual: Forward, _eager: Forward) -> Forward:
             def forward(*args: Any, **kwargs: Any) -> Any:
                 leaves, spec = pytree.tree_flatten((args, kwargs))
-                tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
-                counts = {leaf.shape[0] if leaf.ndim else 0 for leaf in tensors}
+                tensors = [leaf for leaf in leaves if _is_batch(leaf)]
+                counts = {leaf.shape[0] for leaf in tensors}
                 if len(counts) != 1 or 0 in counts or _has_state([*args, *kwargs.values()]):
                     return usual(*args, **kwargs)  # not a batch of rows: nothing to remember it by
                 n = counts.pop()
-                others = repr([leaf for leaf in leaves if not isinstance(leaf, Tensor)])
+                others = repr([leaf for leaf in leaves if not _is_batch(leaf)])
                 keys = [(name, others, *(_digest(leaf[i]) for leaf in tensors)) for i in range(n)]
                 unmet = [i for i in range(n) if keys[i] not in self._known and keys.index(keys[i]) == i]
                 if unmet:
-                    picked = [leaf[unmet] if isinstance(leaf, Tensor) else leaf for leaf in leaves]
+                    picked = [leaf[unmet] if _is_batch(leaf) else leaf for leaf in leaves]
                     args, kwargs = pytree.tree_unflatten(picked, spec)
                     output = usual(*args, **kwargs)
                     self.computed_rows += len(unmet)
@@ -67,7 +72,7 @@ def _encoders(pipe: Any) -> dict[str, nn.Module]:
     found = {
         name: component
         for name, component in pipe.components.items()
-        if name.startswith(_ENCODERS) and isinstance(component, nn.Module)
+        if _ENCODERS.fullmatch(name) and isinstance(component, nn.Module)
     }
     for name in ("vae", "movq"):
         encoder = getattr(getattr(pipe, name, None), "encoder", None)

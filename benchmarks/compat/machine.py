@@ -95,7 +95,8 @@ _WAYS: dict[str, Callable[[Any], None]] = {
 }
 _UNETS = "SD", "SDXL", "ControlNet"
 _ONLY = {
-    "channels last": (*_UNETS, "SD3", "FLUX.1"), "FreeU": _UNETS, "attention slicing": _UNETS, "fused projections": (*_UNETS, "SD3", "FLUX.1"),
+    "channels last": (*_UNETS, "SD3", "FLUX.1"), "fused projections": (*_UNETS, "SD3", "FLUX.1"),
+    "FreeU": _UNETS, "attention slicing": _UNETS,
 }  # fmt: skip
 
 
@@ -202,6 +203,7 @@ class SafetyChecker(torch.nn.Module):
     def __init__(self, pipe: Any) -> None:
         super().__init__()
         self.weight = torch.nn.Parameter(torch.zeros(1))
+        self.device, self.dtype = torch.device("cpu"), torch.float32
         self.__dict__["pipe"] = pipe
 
     def forward(self, clip_input: Any, images: Any) -> tuple[Any, list[bool]]:
@@ -220,4 +222,4 @@ class Features(dict[str, Any]):
 
 def _safety(pipe: Any) -> None:
     _know_seeds(pipe)
-    pipe.safety_checker, pipe.feature_extractor = SafetyChecker(pipe), Features()
+    pipe.safety_checker, pipe.feature_extractor = SafetyChecker(pipe).eval(), Features()

@@ -43,7 +43,6 @@ def trials() -> Iterator[Trial]:
         other = f" ({met[case.name]})" if met[case.name] > 1 else ""  # another model of the same class
         for kind, more in {"plain": {}, **case.variants}.items():
             yield of_case(group, case, kind + other, more)
-        yield of_case(group, case, "a second call" + other, {}, again=True)
     for family, (build, arguments) in TINY.items():
         yield of_family(family, build, arguments, "plain", guess_rung(arguments))
 

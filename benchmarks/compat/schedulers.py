@@ -6,9 +6,8 @@ from importlib.util import find_spec
 from typing import Any
 
 import diffusers
-from tiny import TINY
 
-from compat.of_zoo import cases, guess_rung, of_case, of_family
+from compat.of_zoo import cases, of_case
 from compat.subjects import Subject, subjects
 from compat.trial import EXACT, REFUSED, Trial
 
@@ -81,6 +80,7 @@ def trials() -> Iterator[Trial]:
         yield known[subject].trial("three rungs", FEW, rungs=(0.25, 0.5, 0.75), call={"policy": "halving"}, n=5, k=1)
         yield known[subject].trial("one candidate a call", FEW, batch_size=1, expect=(EXACT,))
         yield known[subject].trial("three candidates a call", FEW, batch_size=3, n=5, expect=(EXACT,))
+        yield known[subject].trial("a second call", FEW, again=True, expect=(EXACT,))
         yield known[subject].trial("five to one", FEW, n=5, k=1, expect=(EXACT,))
         yield known[subject].trial("all finished", FEW, n=3, k=3, rungs=(0.5,), call={"policy": "all"})
         yield known[subject].trial("seeds far apart", FEW, n=3, k=2, call={"seeds": [7, 2**40 + 1, 123]})
@@ -92,9 +92,6 @@ def trials() -> Iterator[Trial]:
         met[case.name] += 1
         other = f" ({met[case.name]})" if met[case.name] > 1 else ""
         yield of_case(PREVIEWS, case, "previews" + other, {}, call={"previews": True})
-    for family, (build, arguments) in TINY.items():
-        rung = guess_rung(arguments)
-        yield of_family(family, build, arguments, "previews", rung, call={"previews": True})
 
 
 def _with(subject: Subject, kind: str, scheduler: Callable[[], Any], group: str = SCHEDULERS, **options: Any) -> Trial:

@@ -265,6 +265,7 @@ def _note_scores(
         if candidate in running:
             picture = stage.pictures[i] if previews and stage.pictures else None
             record.scores.append(RungScore(stage.rung, stage.completed_steps, scores[i].item(), picture))
+            record.flags = list(stage.flags[i]) if stage.flags else []
 
 
 def _unscored(stage: Stage, scores: Tensor, scorer: str) -> list[str]:

@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterator
 from types import SimpleNamespace
 from typing import Any
 
-import numpy as np
 import torch
 
 from compat.subjects import RUNG, denoiser, subjects
@@ -208,7 +207,7 @@ class SafetyChecker(torch.nn.Module):
 
     def forward(self, clip_input: Any, images: Any) -> tuple[Any, list[bool]]:
         bad = [seed == _ranked()[0] for seed in self.pipe.seeds]
-        return np.stack([image * (not each) for image, each in zip(images, bad, strict=True)]), bad
+        return torch.stack([image * (not each) for image, each in zip(images, bad, strict=True)]), bad
 
 
 class Features(dict[str, Any]):

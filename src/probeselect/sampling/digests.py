@@ -193,7 +193,7 @@ class Leaf:
         count = len(self.sketch)
         if count % n == 0:
             readings.append(self.sketch[i::n])
-        if count > rows and count % rows == 0:  # several for a row, such as one a frame (AnimateDiff)
+        if rows and count > rows and count % rows == 0:  # several for a row, such as one a frame (AnimateDiff)
             readings.append(self.sketch.view(rows, count // rows, -1)[i::n].flatten(0, 1))
         shares = [Share(self.about, each) for each in readings]
         if self.second is not None:

@@ -284,9 +284,12 @@ def _hook(pipe: Any) -> None:
 
 def _inner_hook(pipe: Any) -> None:
     module = denoiser(pipe)
-    blocks = getattr(module, "transformer_blocks", None) or getattr(module, "blocks", None) or module.up_blocks
-    inner = next(part for name in ("attn1", "ff", "ffn", "resnets") if (part := getattr(blocks[-1], name, None)))
-    (inner[-1] if isinstance(inner, nn.ModuleList) else inner).register_forward_hook(Hook())
+    if hasattr(module, "time_embedding"):
+        inner = module.time_embedding
+    else:
+        block = (getattr(module, "transformer_blocks", None) or module.blocks)[-1]
+        inner = next(part for name in ("attn1", "ff", "ffn") if (part := getattr(block, name, None)))
+    inner.register_forward_hook(Hook())
 
 
 def _blend(pipe: Any) -> Callable[[Any], Any]:

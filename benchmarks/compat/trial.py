@@ -138,8 +138,10 @@ class Met:
 def meeting(pipe: Any) -> Iterator[Met]:
     """Counts by a hook that torch has for all modules, which nothing on the pipeline shows."""
     met, numbers, names = Met(), dict[int, int](), list[str]()
-    for name, part in pipe.components.items():
-        if name.startswith(_DENOISERS) and not name.startswith("prior_") and isinstance(part, nn.Module):
+    found = {name: part for name, part in pipe.components.items() if name.startswith(_DENOISERS)}
+    for name, part in found.items():
+        before = name.startswith("prior") and not all(other.startswith("prior") for other in found)  # the loop
+        if isinstance(part, nn.Module) and not before:
             first = _MOST_PARTS * len(names)
             names.append(name)
             numbers |= {id(module): first + i for i, module in enumerate(list(part.modules())[1:])}

@@ -30,7 +30,11 @@ OUTCOMES = EXACT, RESTARTED, NO_SEED, REFUSED
 WRONG = "WRONG"
 SECONDS = 600  # for a row
 _DENOISERS = ("transformer", "unet", "decoder", "prior")
-_LATE = "was not reached", "does not step its own scheduler"  # refusals that only a run can find
+_LATE = (
+    "was not reached",
+    "does not step its own scheduler",
+    "cannot be decoded before",
+)  # refusals that only a run can find
 _MOST_PARTS = 10**6  # of a component
 
 

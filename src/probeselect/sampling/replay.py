@@ -47,7 +47,7 @@ from probeselect.sampling.outputs import Watch, pictures_of
 from probeselect.sampling.rows import CallRows
 from probeselect.sampling.shared import Shared, WaveResult
 from probeselect.sampling.tape import DoesNotFit, Player, Prefix, Tape
-from probeselect.sampling.x0 import x0_prediction
+from probeselect.sampling.x0 import known_scheduler, x0_prediction
 
 
 class _Stop(Exception):
@@ -86,6 +86,8 @@ class WaveRun:
     def to_rung(self, rung: float, taps: Sequence[Tap], preview: bool, arguments: Mapping[str, Any]) -> WaveResult:
         """Run to `rung`, record, read the taps, preview if asked to."""
         self.goal, self.rung, self.preview, self.wants_x0 = "rung", rung, preview, preview or X0 in taps
+        if self.wants_x0:
+            known_scheduler(self.inner.scheduler)
         n = len(self.candidates)
         self.tape = Tape(n, self.digest)
         with TapReader(self.backbone, taps) as reader:

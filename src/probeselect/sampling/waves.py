@@ -192,7 +192,10 @@ class Waves:
             return
         more = {"output_type": "pil"} if result.completed_steps < result.total_steps else {}
         arguments = {**self._spread(wave[-1:], False), **more}
-        picture = WaveRun(self.shared, wave[-1:], [prefix]).to_picture(latents[n - 1 :: n], arguments)
+        try:
+            picture = WaveRun(self.shared, wave[-1:], [prefix]).to_picture(latents[n - 1 :: n], arguments)
+        finally:
+            self.shared.memory.restore()
         if not alike(picture, result.pictures[-1]):
             raise Unlike
         self.manner.decoded = True
@@ -219,7 +222,8 @@ class Waves:
         if len(wave) == 1:
             raise self._failure(error) from error
         if not out_of_memory and not isinstance(error, WRONG_TOGETHER):
-            self._check_alone(wave[:1])
+            for group in dict.fromkeys(c.group for c in wave):
+                self._check_alone([next(c for c in wave if c.group == group)])
         most = self.manner.most
         note = self.manner.narrow(
             type(self.backbone.pipe).__name__, wave, error, begun=self._run_now.steps > 0,
@@ -241,6 +245,8 @@ class Waves:
     def _failure(self, error: Exception) -> ProbeSelectError:
         """What the pipeline said, in one line. Before its first module ran it was about the arguments."""
         told = f"{type(self.backbone.pipe).__name__}: {one_line(error)}"
+        if self._run_now.coasting:
+            told += "; its candidates cannot be decoded before their end, so use a scorer that needs no previews"
         early = isinstance(error, ValueError | TypeError) and not self._run_now.calls
         return UsageError(told) if early else ProbeSelectError(told)
 

@@ -69,10 +69,7 @@ def x0_prediction(scheduler: Any, model_output: Tensor, timestep: Tensor | float
     Raises:
         ProbeSelectError: the scheduler or its prediction type is not known here.
     """
-    name = next((base.__name__ for base in type(scheduler).__mro__ if base.__name__ in _SPACES), None)
-    if name is None:
-        own, known = type(scheduler).__name__, ", ".join(_SPACES)
-        raise ProbeSelectError(f"scheduler {own}: no x0-prediction is known for it; use one of {known}")
+    name = known_scheduler(scheduler)
     space = _SPACES[name]
     kind = "flow_prediction" if space == "flow" else scheduler.config.prediction_type
     dtype = torch.promote_types(sample.dtype, torch.float32)
@@ -101,6 +98,15 @@ def x0_prediction(scheduler: Any, model_output: Tensor, timestep: Tensor | float
     else:
         raise ProbeSelectError(f"scheduler {name}: no x0-prediction is known for prediction_type {kind!r}")
     return x0.to(sample.dtype)
+
+
+def known_scheduler(scheduler: Any) -> str:
+    """The name of the class whose x0-prediction is known. Raises ProbeSelectError where there is none."""
+    name = next((base.__name__ for base in type(scheduler).__mro__ if base.__name__ in _SPACES), None)
+    if name is None:
+        own, known = type(scheduler).__name__, ", ".join(_SPACES)
+        raise ProbeSelectError(f"scheduler {own}: no x0-prediction is known for it; use one of {known}")
+    return name
 
 
 def _sigma(scheduler: Any, name: str, timestep: Tensor | float) -> Tensor:

@@ -4,7 +4,7 @@
     python benchmarks/true_shapes.py                                        # SD 1.5 at 192 px, on the CPU
 
 Everything is a ratio of times that were taken in turns in one run; each model's rows are printed as they are done, and
---out is written after each of them. See docs/true-shapes.md.
+--out is written after each of them.
 """
 
 import argparse

@@ -33,7 +33,7 @@ ROWS_OF_THE_CHECK = (
 # Name of the row -> what must come out, and with how many candidates in a call (0: any).
 ROWS: dict[str, tuple[str, int]] = {
     # one picture for n generators, in shared batches
-    "StableDiffusionInpaintPipeline | strength 0.5": (EXACT, 4),
+    "StableDiffusionInpaintPipeline | no guidance": (EXACT, 4),
     "StableDiffusion3Img2ImgPipeline | plain": (EXACT, 4),
     "StableDiffusionXLInpaintPipeline | plain": (EXACT, 4),
     "ZImageImg2ImgPipeline | plain": (EXACT, 4),

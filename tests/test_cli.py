@@ -212,7 +212,7 @@ def prompt_file(tmp_path) -> Path:
     return path
 
 
-COLLECT = ("-n", "2", "--steps", "3", "--rungs", "0.4", "--groups-per-shard", "2")
+COLLECT = ("-n", "2", "--steps", "3", "--rungs", "0.33", "--groups-per-shard", "2")
 
 
 def test_collect_then_score_then_info(prompt_file, tmp_path, monkeypatch, capsys):

@@ -389,7 +389,7 @@ def test_kills_on_a_real_pipeline_change_nothing(backbone, tmp_path):
     """As on the stub (test_sealed.py), with a real rollout: 20 kills on the embedded backbone."""
     embedded = load_backbone("embedded", device="cpu")
     arguments = {"num_inference_steps": 3, "guidance_scale": 3.0}
-    settings = CollectSettings(n=2, groups_per_shard=1, rungs=(0.4,))
+    settings = CollectSettings(n=2, groups_per_shard=1, rungs=(0.33,))
     maker = ShardMaker(embedded, embedded.taps, settings, arguments)
     texts = ["a dog", "two apples", "a panda on blue"]
 

@@ -33,7 +33,7 @@ TEXTS = ["a dog", "two apples", "a panda on blue", "a red car", "three frogs", "
 def job(tmp_path_factory) -> CollectJob:
     prompts = tmp_path_factory.mktemp("prompts") / "prompts.txt"
     prompts.write_text("\n".join(TEXTS))
-    settings = CollectSettings(n=2, rungs=(0.4,), groups_per_shard=1)
+    settings = CollectSettings(n=2, rungs=(0.33,), groups_per_shard=1)
     evaluators = (("scene-check", None), ("scene-clip", None))
     folder = tmp_path_factory.mktemp("local") / "dataset"
     return CollectJob(folder, read_prompts(prompts), settings=settings, arguments=ARGUMENTS, evaluators=evaluators)
@@ -138,7 +138,7 @@ def test_ranks_of_accelerate_share_the_work(job, expected, tmp_path):
     command = [
         sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "-m", "probeselect",
         "collect", "--prompts", str(prompts), "--out", str(tmp_path / "dataset"), "--engine", "accelerate",
-        "-n", "2", "--rungs", "0.4", "--groups-per-shard", "1", "--steps", "3",
+        "-n", "2", "--rungs", "0.33", "--groups-per-shard", "1", "--steps", "3",
         "--evaluators", "scene-check,scene-clip",
     ]  # fmt: skip
     done = subprocess.run(command, capture_output=True, text=True, timeout=300)

@@ -15,7 +15,8 @@ _MEANINGS = {
     RESTARTED: "the same, but kept candidates were computed twice up to the rung, because the denoiser remembers",
     NO_SEED: "two equal stock calls differ; the run says so, and its pictures equal the stock ones after "
     "`torch.manual_seed(seed)`",
-    REFUSED: "one line says why; no step had been computed, unless the line is about the steps themselves",
+    REFUSED: "one line says why; no step had been computed, unless the line is about the steps themselves or about "
+    "previews",
 }
 
 
@@ -31,8 +32,8 @@ def page(rows: Sequence[Row]) -> str:
         f"Python {platform.python_version()}.",
         "",
         f"{len(rows)} rows over {classes} pipeline classes, each on a tiny model with random weights, in float32 on a "
-        "CPU unless a row says otherwise. A row is a call with 4 candidates of which 2 are kept, stopped after 40 % "
-        "(25 % in rows of 8 steps), in batches of the sampler's own choice. Pictures are compared with those of a "
+        "CPU. Unless its kind says otherwise, a row is a call with 4 candidates of which 2 are kept, stopped after "
+        "40 % (25 % in rows of 8 steps), in batches of the sampler's own choice. Pictures are compared with those of a "
         "pipeline built anew: the largest difference of any value, in a range of 1, may be 0.001 (one level of 255 "
         "where the output is PIL). Also checked: two seeds make two pictures, the cost that is reported is what a "
         "layer of the denoiser has met, global random generators stand where they stood, and the pipeline's next "

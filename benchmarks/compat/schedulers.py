@@ -60,15 +60,14 @@ def trials() -> Iterator[Trial]:
     known = subjects()
     for name, kind in _OF_SD.items():
         for subject in ("SD", "img2img"):
-            if (subject, name) not in _STOCK_FAILS:
-                yield _with(known[subject], name, kind)
+            yield _with(known[subject], name, kind)
     for label, (name, config) in _VARIANTS.items():
         yield _with(known["SD"], label, lambda k=_OF_SD[name], c=config: k(**c))
     if find_spec("torchsde"):
         yield _with(known["SD"], "DPMSolverSDE", diffusers.DPMSolverSDEScheduler)
     for name, make in _OF_FLOW.items():
         for subject in ("SD3", "FLUX.1", "Wan"):
-            if not (subject == "FLUX.1" and name in _NO_FLUX) and (subject, name) not in _STOCK_FAILS:
+            if not (subject == "FLUX.1" and name in _NO_FLUX):
                 yield _with(known[subject], name, make)
     for steps in (1, 2, 3, 4, 6):
         for subject in ("SD", "SD3", "img2img", "ControlNet"):
@@ -99,7 +98,3 @@ def _with(subject: Subject, kind: str, scheduler: Callable[[], Any], group: str 
         pipe.scheduler = scheduler()
 
     return subject.trial(kind, group, prepare=prepare, **options)
-
-
-# The stock pipeline cannot run with them either.
-_STOCK_FAILS: set[tuple[str, str]] = set()

@@ -19,12 +19,12 @@ from typing import Any, NamedTuple
 import torch
 
 from probeselect.backbones.quiet import quiet_libraries
+from probeselect.collect.job import CollectJob, Worker
 from probeselect.data.dataset import Dataset
 from probeselect.data.prompts import read_prompts
 from probeselect.data.sealed import read_manifest
 from probeselect.data.shards import TENSORS
 from probeselect.embedded import SHIPPED
-from probeselect.engines.job import CollectJob, Worker
 
 REFERENCE_BYTES = 48 * 48 * 48 * 2  # a candidate's activation at one rung in the published code
 

@@ -18,11 +18,11 @@ from typing import Any
 
 import numpy as np
 
-from probeselect.core.adaptive import search_adaptive
 from probeselect.core.judged import Judged
-from probeselect.core.planning import search, search_at_random
-from probeselect.jobs.judging import of_score_tables
-from probeselect.jobs.plan import Earnings, Planner, halves, standard_schedules
+from probeselect.evaluation.inputs import of_score_tables
+from probeselect.policies.planner import Earnings, Planner, halves, standard_schedules
+from probeselect.policies.search import search, search_at_random
+from probeselect.policies.search_adaptive import search_adaptive
 
 NAMES = ("best of n", "the paper's cut", "8 -> 4 -> 2", "random search", "plan", "adaptive")
 LEADS = ("lead over best of n", "lead over plan")

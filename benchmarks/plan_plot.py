@@ -14,12 +14,12 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from probeselect.core.adaptive import search_adaptive
 from probeselect.core.judged import Judged
-from probeselect.core.planning import search
-from probeselect.jobs.judging import of_score_tables
-from probeselect.jobs.plan import Earnings, Planner, earnings_fields, halves
-from probeselect.report.charts import COLOURS, GREY
+from probeselect.evaluation.charts import COLOURS, GREY
+from probeselect.evaluation.inputs import of_score_tables
+from probeselect.policies.planner import Earnings, Planner, earnings_fields, halves
+from probeselect.policies.search import search
+from probeselect.policies.search_adaptive import search_adaptive
 
 
 def main() -> None:

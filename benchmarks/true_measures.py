@@ -15,13 +15,13 @@ from true_models import RUNG, Model, N, untrained_scorer
 
 from probeselect.backbones.loading import load_backbone
 from probeselect.backbones.taps import X0
+from probeselect.commands.bench import Paired, paired
 from probeselect.core.candidates import Candidate, candidates_of
 from probeselect.core.rungs import completed_steps
-from probeselect.report.bench import Paired, paired
-from probeselect.sampling.digests import Digester
-from probeselect.sampling.rollout import Tally, rollout
-from probeselect.sampling.rows import CallRows
-from probeselect.sampling.select import SelectiveSampler
+from probeselect.rollout.digests import Digester
+from probeselect.rollout.rollout import Tally, rollout
+from probeselect.rollout.rows import CallRows
+from probeselect.select.sampler import SelectiveSampler
 
 WORDS = "a cat", "a dog", "two boats", "a red car", "an old tree", "a fish", "the moon", "a bowl"
 Row = dict[str, Any]

@@ -16,8 +16,8 @@ import transformers
 
 from probeselect.backbones.loading import Backbone
 from probeselect.probe.network import Head, Probe, ProbeConfig
-from probeselect.sampling.scorers import ProbeScorer
-from probeselect.sampling.stage import Stage
+from probeselect.rollout.stage import Stage
+from probeselect.scorers.scorers import ProbeScorer
 
 N, RUNG = 5, 0.2
 LETTERS = "abcdefghijklmnopqrstuvwxyz"

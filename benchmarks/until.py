@@ -13,12 +13,12 @@ from typing import Any
 
 import numpy as np
 
-from probeselect.core.adaptive import CAP, paths_of, search_adaptive, shape_of
-from probeselect.core.planning import Draws, best_of, search
-from probeselect.core.plans import AdaptivePlan, FixedPlan
-from probeselect.core.schedules import rows_of
-from probeselect.jobs.judging import of_score_tables
-from probeselect.jobs.plan import Planner, halves
+from probeselect.evaluation.inputs import of_score_tables
+from probeselect.policies.planner import Planner, halves
+from probeselect.policies.plans import AdaptivePlan, FixedPlan
+from probeselect.policies.search import Draws, best_of, search
+from probeselect.policies.search_adaptive import CAP, paths_of, search_adaptive, shape_of
+from probeselect.policies.simulate import rows_of
 
 DRAWS = 64
 SHARES = 0.5, 0.8, 0.95  # of all rewards that a target is above

@@ -9,12 +9,12 @@ import torch
 
 from probeselect.backbones.loading import Backbone
 from probeselect.backbones.taps import X0
+from probeselect.collect.loop import collect
+from probeselect.collect.maker import CollectSettings, ShardMaker, configuration
+from probeselect.collect.score import score
 from probeselect.data.dataset import Dataset, pin
 from probeselect.data.prompts import Prompt, PromptList
 from probeselect.data.table import Table, in_memory, open_table
-from probeselect.jobs.collect import collect
-from probeselect.jobs.score import score
-from probeselect.sampling.collecting import CollectSettings, ShardMaker, configuration
 
 ARGUMENTS = {"num_inference_steps": 5, "height": 16, "width": 16, "guidance_scale": 3.0}
 

@@ -26,11 +26,11 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from probeselect.collect.loop import collect
+from probeselect.collect.score import score
 from probeselect.data.dataset import Dataset, pin
 from probeselect.data.prompts import Prompt
 from probeselect.data.shards import OK, Content, encode_image, image_name, seeds_of
-from probeselect.jobs.collect import collect
-from probeselect.jobs.score import score
 
 N, GROUPS_PER_SHARD, RUNGS = 2, 2, (0.2, 0.4)
 PROMPTS = [Prompt(str(i), f"prompt {i}") for i in range(5)]

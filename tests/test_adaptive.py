@@ -15,7 +15,12 @@ from test_select import ARGUMENTS
 from tiny import tiny_sd
 
 from probeselect.backbones.loading import load_backbone
-from probeselect.core.adaptive import (
+from probeselect.core.errors import UsageError
+from probeselect.policies.expecting import Expectation, expectation_of
+from probeselect.policies.plan_file import load_plan
+from probeselect.policies.plans import AdaptivePlan, FixedPlan
+from probeselect.policies.search import Draws, Space, earned, search
+from probeselect.policies.search_adaptive import (
     DRAWS,
     WAVES_OF,
     Shape,
@@ -26,13 +31,8 @@ from probeselect.core.adaptive import (
     shape_of,
     stopped,
 )
-from probeselect.core.errors import UsageError
-from probeselect.core.expecting import Expectation, expectation_of
-from probeselect.core.plan_file import load_plan
-from probeselect.core.planning import Draws, Space, earned, search
-from probeselect.core.plans import AdaptivePlan, FixedPlan
-from probeselect.core.schedules import rows_of
-from probeselect.sampling.select import SelectiveSampler
+from probeselect.policies.simulate import rows_of
+from probeselect.select.sampler import SelectiveSampler
 
 USUAL = Expectation(0.5, 0.8, -2.0, 3.0, -0.5, -0.3, 0.9)  # what champions are like; any will do
 PLANS = [

@@ -13,13 +13,13 @@ from test_select import ARGUMENTS
 from tiny import tiny_sd
 
 from probeselect.backbones.loading import load_backbone
-from probeselect.core.chances import BINS, Chances, Target, chances_of
+from probeselect.collect.recorder import Recorder
 from probeselect.core.errors import UsageError
-from probeselect.core.plan_file import load_plan
-from probeselect.core.plans import AdaptivePlan, FixedPlan
-from probeselect.sampling.adaptive import other_scorer
-from probeselect.sampling.recording import Recorder
-from probeselect.sampling.select import SelectiveSampler
+from probeselect.policies.chances import BINS, Chances, Target, chances_of
+from probeselect.policies.plan_file import load_plan
+from probeselect.policies.plans import AdaptivePlan, FixedPlan
+from probeselect.select.adaptive import other_scorer
+from probeselect.select.sampler import SelectiveSampler
 
 
 @pytest.fixture(scope="module")

@@ -13,19 +13,19 @@ from collected import ARGUMENTS, Redness, collected, table_of
 from tiny import tiny_kandinsky22, tiny_lcm, tiny_pixart, tiny_sd, tiny_sd3, tiny_sdxl
 from torch import Tensor
 
-from probeselect.backbones.attention import attention_scores, neglect_scores, tokenizer_of, words_of
 from probeselect.backbones.cross_attention import sizes_of
 from probeselect.backbones.loading import Backbone, load_backbone
 from probeselect.backbones.taps import ATTENTION, X0, Tap, TapReader
 from probeselect.cli import main
+from probeselect.collect.maker import CollectSettings, ShardMaker
 from probeselect.core.candidates import candidates_of
 from probeselect.core.errors import ProbeSelectError, UsageError
 from probeselect.data.dataset import Dataset
 from probeselect.data.shards import seeds_of
-from probeselect.sampling.collecting import CollectSettings, ShardMaker
-from probeselect.sampling.rollout import rollout
-from probeselect.sampling.scorers import load_scorer
-from probeselect.sampling.select import SelectiveSampler
+from probeselect.rollout.rollout import rollout
+from probeselect.scorers.attention import attention_scores, neglect_scores, tokenizer_of, words_of
+from probeselect.scorers.scorers import load_scorer
+from probeselect.select.sampler import SelectiveSampler
 
 TOKENS = 16  # of the tiny text encoder
 PROMPTS = ["red cat", "a dog"]

@@ -5,12 +5,12 @@ import random
 import pytest
 import torch
 
-from probeselect.embedded.build.denoiser import another_caption, object_mask
-from probeselect.embedded.build.judges import PATCH, PATCHES, patch_truth, wanted_sides, whole_truth, wrong_captions
-from probeselect.embedded.build.optim import orthogonalise
-from probeselect.embedded.build.state import Sample, draw_sample
 from probeselect.embedded.captions import COLOURS, NOUNS, parse, split_of
-from probeselect.embedded.render import Placed, Scene
+from research.embedded.denoiser import another_caption, object_mask
+from research.embedded.judges import PATCH, PATCHES, patch_truth, wanted_sides, whole_truth, wrong_captions
+from research.embedded.optim import orthogonalise
+from research.embedded.render import Placed, Scene
+from research.embedded.state import Sample, draw_sample
 
 
 def sample_of(*objects: Placed, caption: str = "two dogs and a red car") -> Sample:
@@ -83,8 +83,8 @@ def test_one_token_of_zeros_stands_for_all_that_the_pipeline_appends():
 
     from probeselect.embedded import WEIGHTS
     from probeselect.embedded.attention import ZERO_TOKENS, ZeroTokensAttention
-    from probeselect.embedded.build import mmdit
-    from probeselect.embedded.build.text import text_config
+    from research.embedded import mmdit
+    from research.embedded.text import text_config
 
     torch.manual_seed(0)
     module = mmdit.FlowGenerator(CLIPTextModel(text_config()))
@@ -107,7 +107,7 @@ def test_the_teacher_turns_a_diffusion_into_a_flow():
     from types import SimpleNamespace
 
     from probeselect.embedded import SHIPPED
-    from probeselect.embedded.build.mmdit import Teacher
+    from research.embedded.mmdit import Teacher
 
     teacher = Teacher(SHIPPED["embedded"].pipeline)
     clean, noise = torch.randn(9, 4, 16, 16), torch.randn(9, 4, 16, 16)
@@ -131,10 +131,10 @@ def test_the_teacher_turns_a_diffusion_into_a_flow():
 def test_the_study_sees_what_collecting_would_have_kept():
     """A fixed projection of all channels, done afterwards, is the one that `collect` does."""
     from probeselect.data.table import Table
-    from probeselect.embedded.build.groups import TAPS
-    from probeselect.embedded.build.study import Bench
-    from probeselect.embedded.build.variants import Maps
     from probeselect.probe.maps import orthonormal, project, reduced
+    from research.embedded.groups import TAPS
+    from research.embedded.study import Bench
+    from research.embedded.variants import Maps
 
     bench, taps = Bench.__new__(Bench), TAPS["embedded"]
     bench.model, channels = "embedded", 20

@@ -18,8 +18,8 @@ from probeselect.embedded.captions import (
     parse,
     split_of,
 )
-from probeselect.embedded.negatives import ERRORS, wrong_spec
-from probeselect.embedded.render import IMAGE_SIZE, draw_scene, related, render
+from research.embedded.negatives import ERRORS, wrong_spec
+from research.embedded.render import IMAGE_SIZE, draw_scene, related, render
 
 
 def specs(count: int, seed: int = 0):

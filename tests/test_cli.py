@@ -195,7 +195,7 @@ def test_help_does_not_wait_for_torch():
 
 
 def test_a_prompt_that_the_evaluator_cannot_judge_is_refused_before_any_work(capsys, tmp_path, monkeypatch):
-    from probeselect.sampling import select
+    from probeselect.select import sampler as select
 
     monkeypatch.setattr(select, "rollout", lambda *_, **__: pytest.fail("work was done"))
     for options in (["--scorer", "random", "--evaluate", "scene-check"], ["--scorer", "preview:scene-check"]):
@@ -271,7 +271,7 @@ BAD_COLLECTIONS = {
 @pytest.mark.parametrize("case", BAD_COLLECTIONS)
 def test_a_bad_collection_is_refused_before_any_model_is_loaded(case, prompt_file, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("probeselect.backbones.loading.load_backbone", None)
-    monkeypatch.setattr("probeselect.engines.job.load_backbone", None)
+    monkeypatch.setattr("probeselect.collect.job.load_backbone", None)
     arguments, said = BAD_COLLECTIONS[case]
     usual = ["--prompts", str(prompt_file), "--out", str(tmp_path / "out")]
     error = run("collect", *usual, *arguments, expect=2, capsys=capsys)
@@ -333,8 +333,8 @@ def test_a_sheet_has_a_row_for_every_rung_that_somebody_reached():
     """The first candidate is stopped at the first rung, the second one is finished."""
     from PIL import Image
 
-    from probeselect.report.contact_sheet import contact_sheet
-    from probeselect.sampling.results import CandidateResult, Cost, Result, RungScore
+    from probeselect.select.contact_sheet import contact_sheet
+    from probeselect.select.results import CandidateResult, Cost, Result, RungScore
 
     picture, scores = Image.new("RGB", (8, 8)), [RungScore(0.2, 4, 0.1), RungScore(0.4, 8, 0.2)]
     first = CandidateResult("p", 0, 4, scores=scores[:1])

@@ -26,8 +26,9 @@ from probeselect.commands.outcome import faults, no_reward
 from probeselect.commands.pictures import open_picture
 from probeselect.core.errors import UsageError
 from probeselect.evaluators.table import load_evaluator
-from probeselect.sampling import finishing, outputs
-from probeselect.sampling.results import CandidateResult, Cost, Result
+from probeselect.rollout import outputs
+from probeselect.select import finishing
+from probeselect.select.results import CandidateResult, Cost, Result
 
 ROOT = Path(__file__).parents[1]
 ZOO = [path.stem for path in (ROOT / "tests" / "zoo").glob("*.py") if path.stem not in ("__init__", "case", "pictures")]
@@ -201,7 +202,7 @@ def test_a_device_that_is_not_there_is_one_line(run, monkeypatch):
 
 def test_mp4_without_its_packages_is_refused_before_loading(run, monkeypatch):
     monkeypatch.setattr("probeselect.backbones.loading.load_backbone", None)
-    monkeypatch.setattr("probeselect.report.clips.find_spec", lambda name: None)
+    monkeypatch.setattr("probeselect.select.clips.find_spec", lambda name: None)
     code, _, told = run("generate", "a cat", "--model", "wan", "--clip-format", "mp4")
     assert code == 2 and "mp4: needs imageio and ffmpeg" in told
 
@@ -220,7 +221,7 @@ def test_a_control_picture_for_each_control_net(run):
     ],
 )
 def test_collect_refuses_what_it_cannot_keep(run, monkeypatch, tmp_path, model, said):
-    monkeypatch.setattr("probeselect.engines.job.load_backbone", None)
+    monkeypatch.setattr("probeselect.collect.job.load_backbone", None)
     (tmp_path / "prompts.txt").write_text("a cat\n")
     out = tmp_path / "data"
     code, _, told = run("collect", "--model", model, "--prompts", str(tmp_path / "prompts.txt"), "--out", str(out))
@@ -229,7 +230,7 @@ def test_collect_refuses_what_it_cannot_keep(run, monkeypatch, tmp_path, model, 
 
 def test_a_class_that_is_found_out_by_loading_is_checked_then(run, monkeypatch):
     monkeypatch.setattr(requirements, "class_of", lambda model: None)  # as of a hub id that is not in the cache
-    monkeypatch.setattr("probeselect.sampling.waves.Waves.to_rung", lambda *_, **__: pytest.fail("a step was made"))
+    monkeypatch.setattr("probeselect.rollout.waves.Waves.to_rung", lambda *_, **__: pytest.fail("a step was made"))
     code, _, told = run("generate", "a cat", "--model", "inpaint", "--image", "picture.png", *FIVE)
     assert code == 2 and "StableDiffusionInpaintPipeline needs a mask" in told
 
@@ -268,7 +269,7 @@ def flag(monkeypatch, flagged: set[int]) -> None:
         stage.flags = [[outputs.NOT_FINITE] if c.seed in flagged else [] for c in stage.candidates]
         usual(stage, records)
 
-    monkeypatch.setattr("probeselect.sampling.select.note_pictures", noted)
+    monkeypatch.setattr("probeselect.select.sampler.note_pictures", noted)
 
 
 def test_a_flagged_picture_is_told_of_and_another_kept(run, monkeypatch, tmp_path):
@@ -344,7 +345,7 @@ def test_evaluators_get_their_device_and_precision(run, monkeypatch, tmp_path):
         return load_evaluator(name, weights, **options)
 
     monkeypatch.setattr("probeselect.evaluators.table.load_evaluator", loaded)
-    monkeypatch.setattr("probeselect.sampling.scorers.load_evaluator", loaded)
+    monkeypatch.setattr("probeselect.scorers.scorers.load_evaluator", loaded)
     options = ("--model", "text", "-n", "2", "--steps", "4", *SMALL, "--scorer", "preview:clip-b32=clip")
     code, _, _ = run(
         "generate", "a cat", *options, "--evaluate", "clip-b16=clip", "--evaluator-device", "cpu:0",

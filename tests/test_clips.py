@@ -11,11 +11,11 @@ from PIL import Image
 
 from probeselect.core.errors import UsageError
 from probeselect.evaluators.pictures import to_pil
-from probeselect.report import clips as clips_module
-from probeselect.report.clips import clip_name, save_clip
-from probeselect.report.contact_sheet import CELL, FADED, FRAMES, PAPER, WRONG, contact_sheet
-from probeselect.report.result_file import write_results
-from probeselect.sampling.results import CandidateResult, Cost, Result, RungScore
+from probeselect.select import clips as clips_module
+from probeselect.select.clips import clip_name, save_clip
+from probeselect.select.contact_sheet import CELL, FADED, FRAMES, PAPER, WRONG, contact_sheet
+from probeselect.select.result_file import write_results
+from probeselect.select.results import CandidateResult, Cost, Result, RungScore
 
 COLOURS = torch.eye(3)  # red, green, blue
 ABOUT = {"model": "m", "scorer": "s", "policy": "topk"}
@@ -184,7 +184,7 @@ def test_latents_are_refused_in_one_line(tmp_path):
 def test_saving_stills_and_webp_does_not_need_diffusers(tmp_path):
     code = (
         f"import sys; sys.path[:] = {sys.path}; sys.modules['diffusers'] = None; import torch; "
-        "from pathlib import Path; from probeselect.report.clips import save_clip; "
+        "from pathlib import Path; from probeselect.select.clips import save_clip; "
         f"save_clip(torch.rand(3, 3, 8, 8), Path({str(tmp_path / 'clip.webp')!r}))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)

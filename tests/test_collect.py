@@ -15,16 +15,16 @@ from PIL import Image
 from tiny import tiny_flux, tiny_sd, tiny_sd3, tiny_sdxl
 
 from probeselect.backbones.loading import load_backbone
+from probeselect.collect.loop import collect, parse_part
+from probeselect.collect.maker import TRIES, CollectSettings, ShardMaker
+from probeselect.collect.score import score, score_shard
+from probeselect.collect.summary import write_summary
 from probeselect.core.errors import ProbeSelectError, UsageError
 from probeselect.data.dataset import Dataset
 from probeselect.data.sealed import read_manifest
 from probeselect.data.shards import FAILED, NOT_FINITE, OK, Content, seeds_of
-from probeselect.jobs.collect import collect, parse_part
-from probeselect.jobs.score import score, score_shard
 from probeselect.probe.maps import project
-from probeselect.report.summary import write_summary
-from probeselect.sampling.collecting import TRIES, CollectSettings, ShardMaker
-from probeselect.sampling.select import SelectiveSampler
+from probeselect.select.sampler import SelectiveSampler
 
 TEXTS = ["a", "b", "c"]
 

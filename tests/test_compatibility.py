@@ -15,7 +15,16 @@ sys.path.insert(0, str(ROOT / "benchmarks"))
 from compat import every_trial  # noqa: E402
 from compat.trial import EXACT, NO_SEED, OUTCOMES, REFUSED, RESTARTED, Row, Trial, run  # noqa: E402
 
-from probeselect.sampling import arguments, digests, memory, noise, outputs, replay, tape, waves  # noqa: E402
+from probeselect.rollout import (  # noqa: E402
+    arguments,
+    digests,
+    memory,
+    noise,
+    outputs,
+    replay,
+    tape,
+    waves,
+)
 
 TRIALS = {trial.name: trial for trial in every_trial()}
 

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from probeselect.sampling.digests import TOLERANCE, Digester, K
-from probeselect.sampling.rows import CallRows
+from probeselect.rollout.digests import TOLERANCE, Digester, K
+from probeselect.rollout.rows import CallRows
 
 
 def digest(args, i: int, n: int, digester: Digester | None = None):

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from probeselect.core.diversity import cosine_similarity, diverse
 from probeselect.core.errors import UsageError
+from probeselect.policies.diversity import cosine_similarity, diverse
 
 TWINS = torch.tensor([[1.0, 0.9, 0.0], [0.9, 1.0, 0.0], [0.0, 0.0, 1.0]])  # 0 and 1 are alike
 

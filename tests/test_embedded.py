@@ -13,12 +13,12 @@ from probeselect.backbones.taps import X0
 from probeselect.core.errors import UsageError
 from probeselect.core.metrics import within_prompt_spearman
 from probeselect.embedded import SHIPPED, WEIGHTS
-from probeselect.embedded.build.judge import pair_accuracy
 from probeselect.embedded.captions import draw_prompts
-from probeselect.embedded.render import draw_scene, render
 from probeselect.evaluators.table import load_evaluator
 from probeselect.probe.files import load_probe
-from probeselect.probe.seen import digest_of, read_seen
+from probeselect.probe.splits import digest_of, read_seen
+from research.embedded.judge import pair_accuracy
+from research.embedded.render import draw_scene, render
 
 STEPS = {"num_inference_steps": 20, "guidance_scale": 3.0}
 

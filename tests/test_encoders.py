@@ -5,7 +5,7 @@ import torch
 from tiny import TINY, tiny_sd
 
 from probeselect import SelectiveSampler
-from probeselect.sampling.encoders import EncoderMemo
+from probeselect.rollout.encoders import EncoderMemo
 
 IDS = torch.tensor([[0, 3, 5, 1] * 4, [0, 4, 4, 1] * 4])
 

@@ -15,15 +15,15 @@ from pathlib import Path
 import pytest
 from kill_harness import tree_hash
 
+from probeselect.collect import local
+from probeselect.collect.job import CollectJob, Worker
+from probeselect.collect.local import devices_of, run_here, run_on_devices
+from probeselect.collect.loop import Progress
+from probeselect.collect.maker import CollectSettings
+from probeselect.collect.ray import RaySettings, run_on_ray
 from probeselect.core.errors import ProbeSelectError, UsageError
 from probeselect.data.owners import Owner
 from probeselect.data.prompts import read_prompts
-from probeselect.engines import local
-from probeselect.engines.job import CollectJob, Worker
-from probeselect.engines.local import devices_of, run_here, run_on_devices
-from probeselect.engines.ray import RaySettings, run_on_ray
-from probeselect.jobs.collect import Progress
-from probeselect.sampling.collecting import CollectSettings
 
 ARGUMENTS = {"num_inference_steps": 3, "guidance_scale": 3.0}
 TEXTS = ["a dog", "two apples", "a panda on blue", "a red car", "three frogs", "a book above a mug"]

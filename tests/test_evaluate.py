@@ -8,8 +8,8 @@ import pytest
 from probeselect.core.errors import UsageError
 from probeselect.core.judged import Judged, Scorer
 from probeselect.core.metrics import best_of_by_prompt, bootstrap_interval, choices, gain_share, within_prompt_spearman
-from probeselect.core.schedules import best_of_rows
-from probeselect.jobs.evaluate import evaluate, faults
+from probeselect.evaluation.figures import evaluate, faults
+from probeselect.policies.simulate import best_of_rows
 
 STEPS = 20
 

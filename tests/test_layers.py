@@ -3,48 +3,27 @@
 import ast
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = "probeselect"
-LAYERS = {
-    "core": 0,
-    "backbones": 1,
-    "data": 1,
-    "embedded": 1,
-    "embedded/build": 4,  # a program: makes what ships, with everything there is
-    "evaluators": 1,
-    "probe": 1,
-    "sampling": 2,
-    "jobs": 3,
-    "report": 4,
-    "engines": 4,
-    "commands": 4,
-    "cli": 4,
-    "__main__": 4,
-    "__init__": 4,  # the public names
-}
-PURE = {"core"}  # no diffusers or transformers, not even inside a function
+FLOORS = (
+    "core", "embedded", "data", "policies", "backbones", "evaluators", "probe", "rollout", "scorers", "collect",
+    "select", "evaluation", "commands", "cli", "__main__", "__init__",
+)  # fmt: skip
+PURE = {"core", "policies"}  # no diffusers or transformers, not even inside a function
 WITHOUT_DIFFUSERS = [
     "core",
     "evaluators",
+    "policies",
     "probe",
     "data",
-    "jobs/train",
-    "jobs/evaluate",
-    "jobs/judging",
-    "jobs/keeping",
-    "jobs/plan",
+    "evaluation",
     "commands/evaluate",
     "commands/plan",
-    "commands/sources",
-    "report/charts",
-    "report/evaluation",
-    "report/page",
-    "report/sheets",
 ]
 
 
@@ -59,31 +38,51 @@ def imports(path: Path, package: list[str]) -> Iterator[list[str]]:
             yield from ([*base, alias.name] for alias in node.names)
 
 
-def place_of(parts: Sequence[str]) -> str:
-    """The entry of LAYERS that a path or a dotted name belongs to."""
-    nested = "/".join(parts[:2])
-    return nested if nested in LAYERS else parts[0]
-
-
 def violations(source: Path) -> list[str]:
-    """What the package in `source` imports against the layers, one line each."""
+    """What the package in `source` imports against the floors, one line each."""
     found = []
     for path in sorted(source.rglob("*.py")):
         parts = path.relative_to(source).with_suffix("").parts
-        where, name = path.relative_to(source).as_posix(), place_of(parts)
-        if name not in LAYERS:
-            found.append(f"{where}: {name} has no layer, give it one in LAYERS")
+        where, name = path.relative_to(source).as_posix(), parts[0]
+        if name not in FLOORS:
+            found.append(f"{where}: {name} has no floor, give it one in FLOORS")
             continue
         for imported in imports(path, [PACKAGE, *parts[:-1]]):
             if name in PURE and imported[0] in ("diffusers", "transformers"):
                 found.append(f"{where} imports {imported[0]}")
             if imported[0] != PACKAGE:
                 continue
-            target = place_of(imported[1:]) if len(imported) > 1 and imported[1] in LAYERS else "__init__"
-            if LAYERS[target] > LAYERS[name]:
-                found.append(f"{where} (layer {LAYERS[name]}) imports {target} (layer {LAYERS[target]})")
-            if target == name == "jobs" and len(imported) > 2 and imported[2] != parts[1]:
-                found.append(f"{where} imports another job, {imported[2]}")
+            target = imported[1] if len(imported) > 1 and imported[1] in FLOORS else "__init__"
+            if FLOORS.index(target) > FLOORS.index(name):
+                found.append(f"{where} (floor {FLOORS.index(name)}) imports {target} (floor {FLOORS.index(target)})")
+    return found
+
+
+def circles(source: Path) -> list[str]:
+    """Files that import each other round in a circle, inside functions too; one line a circle."""
+    files = {path.relative_to(source).with_suffix("").parts: path for path in source.rglob("*.py")}
+    names = {".".join(parts).removesuffix(".__init__"): path for parts, path in files.items()}
+    arrows: dict[str, set[str]] = {}
+    for parts, path in files.items():
+        mine = ".".join(parts).removesuffix(".__init__")
+        reached = (
+            ".".join(imported[1:]) for imported in imports(path, [PACKAGE, *parts[:-1]]) if imported[0] == PACKAGE
+        )
+        ends = {name if name in names else name.rpartition(".")[0] for name in reached}
+        arrows[mine] = {end for end in ends if end in names and end != mine}
+    found: list[str] = []
+    done: set[str] = set()
+
+    def walk(name: str, way: list[str]) -> None:
+        if name in way:
+            found.append(" -> ".join([*way[way.index(name) :], name]))
+        elif name not in done:
+            for end in sorted(arrows[name]):
+                walk(end, [*way, name])
+            done.add(name)
+
+    for name in sorted(arrows):
+        walk(name, [])
     return found
 
 
@@ -91,24 +90,34 @@ def test_imports_point_downward() -> None:
     assert not violations(ROOT / "src" / PACKAGE)
 
 
+def test_no_file_imports_itself_in_a_circle(tmp_path: Path) -> None:
+    assert not circles(ROOT / "src" / PACKAGE)
+    (tmp_path / "core").mkdir()
+    (tmp_path / "core/a.py").write_text("from probeselect.core.b import f")
+    (tmp_path / "core/b.py").write_text("def f():\n    from .a import g")
+    assert circles(tmp_path) == ["core.a -> core.b -> core.a"]
+
+
+def test_no_file_is_longer_than_a_person_reads() -> None:
+    for path in [*(ROOT / "src").rglob("*.py"), *(ROOT / "research").rglob("*.py")]:
+        assert len(path.read_text("utf-8").splitlines()) <= 300, path
+
+
 @pytest.mark.parametrize(
     ("file", "code", "says"),
     [
-        ("core/a.py", "from probeselect.sampling.select import X", "core/a.py (layer 0) imports sampling"),
-        ("core/a.py", "import probeselect.backbones.taps", "imports backbones (layer 1)"),
-        ("core/a.py", "def f():\n    from ..probe import network", "imports probe (layer 1)"),
-        ("core/a.py", "from .. import jobs", "imports jobs (layer 3)"),
-        ("core/a.py", "import probeselect", "imports __init__ (layer 4)"),
-        ("core/a.py", "from probeselect import Probe", "imports __init__ (layer 4)"),
-        ("core/a.py", "def f():\n    import diffusers.utils", "core/a.py imports diffusers"),
-        ("data/a/b.py", "from ...sampling import rollout", "data/a/b.py (layer 1) imports sampling"),
-        ("sampling/a.py", "from probeselect.jobs import plan", "imports jobs (layer 3)"),
-        ("jobs/train.py", "from probeselect.cli import main", "imports cli (layer 4)"),
-        ("jobs/train.py", "from probeselect.jobs.plan import f", "jobs/train.py imports another job, plan"),
-        ("jobs/train.py", "from . import collect", "jobs/train.py imports another job, collect"),
-        ("jobs/__init__.py", "from .plan import f", "jobs/__init__.py imports another job, plan"),
-        ("gadgets/a.py", "", "gadgets/a.py: gadgets has no layer"),
-        ("gadget.py", "", "gadget.py: gadget has no layer"),
+        ("core/a.py", "from probeselect.select.sampler import X", "core/a.py (floor 0) imports select"),
+        ("core/a.py", "import probeselect.backbones.taps", "imports backbones (floor 4)"),
+        ("core/a.py", "def f():\n    from ..probe import network", "imports probe (floor 6)"),
+        ("core/a.py", "from .. import collect", "imports collect (floor 9)"),
+        ("core/a.py", "import probeselect", "imports __init__ (floor 15)"),
+        ("core/a.py", "from probeselect import Probe", "imports __init__ (floor 15)"),
+        ("policies/a.py", "def f():\n    import diffusers.utils", "policies/a.py imports diffusers"),
+        ("data/a/b.py", "from ...rollout import rollout", "data/a/b.py (floor 2) imports rollout"),
+        ("collect/a.py", "from probeselect.select import sampler", "imports select (floor 10)"),
+        ("evaluation/a.py", "from probeselect.cli import main", "imports cli (floor 13)"),
+        ("gadgets/a.py", "", "gadgets/a.py: gadgets has no floor"),
+        ("gadget.py", "", "gadget.py: gadget has no floor"),
     ],
 )
 def test_a_planted_violation_is_seen(tmp_path: Path, file: str, code: str, says: str) -> None:
@@ -124,9 +133,8 @@ def test_a_planted_violation_is_seen(tmp_path: Path, file: str, code: str, says:
     [
         ("core/a.py", "from probeselect.core.rungs import f\nfrom .rungs import f\nimport torch"),
         ("probe/a.py", "from probeselect import core\nfrom ..evaluators import base"),
-        ("jobs/train.py", "from ..sampling import rollout\nfrom probeselect.jobs.train import f"),
-        ("cli.py", "from probeselect import Probe\nfrom probeselect.jobs import plan, train"),
-        ("__init__.py", "from probeselect.sampling.select import X\nfrom .probe import files"),
+        ("cli.py", "from probeselect.commands import plan, train"),
+        ("__init__.py", "from probeselect.select.sampler import X\nfrom .probe import files"),
     ],
 )
 def test_downward_is_allowed(tmp_path: Path, file: str, code: str) -> None:

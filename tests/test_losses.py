@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from probeselect.core.errors import UsageError
-from probeselect.core.losses import (
+from probeselect.probe.losses import (
     annealed,
     feature_distillation,
     info_nce,

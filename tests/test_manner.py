@@ -9,8 +9,8 @@ from tiny import tiny_sd
 
 from probeselect.backbones.loading import load_backbone
 from probeselect.core.candidates import candidates_of
-from probeselect.sampling.manner import Manner, Unlike, manner_of
-from probeselect.sampling.rollout import Tally, rollout
+from probeselect.rollout.manner import Manner, Unlike, manner_of
+from probeselect.rollout.rollout import Tally, rollout
 
 ONE_PROMPT, TWO_PROMPTS = candidates_of("a", 4), candidates_of(["a", "b"], 2)
 OUT_OF_MEMORY = torch.OutOfMemoryError("CUDA out of memory")
@@ -57,7 +57,7 @@ def test_a_kind_of_call_is_known_by_forms_sizes_and_components():
 
 
 def test_nothing_is_remembered_of_a_pipeline_that_is_gone():
-    from probeselect.sampling.manner import _MANNERS
+    from probeselect.rollout.manner import _MANNERS
 
     pipe = tiny_sd()
     manner_of(pipe, {})

@@ -7,7 +7,7 @@ import torch
 from tiny import tiny_sd
 from torch import nn
 
-from probeselect.sampling.memory import MemoryWatch
+from probeselect.rollout.memory import MemoryWatch
 
 COUNT = 0
 

@@ -16,12 +16,12 @@ from probeselect.backbones.loading import load_backbone
 from probeselect.core.errors import UsageError
 from probeselect.core.judged import Judged, Scorer
 from probeselect.core.metrics import expected_best_of
-from probeselect.core.plan_file import load_policy
-from probeselect.core.planning import Draws, Space, earned, most_candidates, search, search_at_random
-from probeselect.core.plans import AdaptivePlan, FixedPlan
-from probeselect.core.schedules import best_of_rows, replay, rows_of, scored_of
-from probeselect.core.timing import read_timing
-from probeselect.jobs.plan import Planner, halves, plan_for
+from probeselect.evaluation.timing import read_timing
+from probeselect.policies.plan_file import load_policy
+from probeselect.policies.planner import Planner, halves, plan_for
+from probeselect.policies.plans import AdaptivePlan, FixedPlan
+from probeselect.policies.search import Draws, Space, earned, most_candidates, search, search_at_random
+from probeselect.policies.simulate import best_of_rows, replay, rows_of, scored_of
 
 
 def rewards_of(prompts: int = 40, n: int = 30, seed: int = 0) -> np.ndarray:

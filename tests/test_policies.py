@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from probeselect.core.errors import UsageError
-from probeselect.core.plan_file import load_policy
-from probeselect.core.plans import FixedPlan
-from probeselect.core.policies import Halving, KeepAll, TopK, best_first
+from probeselect.policies.plan_file import load_policy
+from probeselect.policies.plans import FixedPlan
+from probeselect.policies.policy import Halving, KeepAll, TopK, best_first
 
 SCORES = torch.tensor([0.1, 0.9, 0.5, 0.9, -0.3])
 PLAN: dict[str, Any] = {

@@ -11,14 +11,14 @@ from tiny import tiny_sd
 from probeselect.backbones.loading import load_backbone
 from probeselect.backbones.taps import X0
 from probeselect.cli import main
+from probeselect.collect.maker import CollectSettings
+from probeselect.collect.recorder import Recorder
+from probeselect.collect.score import score
 from probeselect.core.candidates import candidates_of
 from probeselect.core.errors import UsageError
 from probeselect.data.dataset import Dataset
 from probeselect.data.gallery import Gallery
-from probeselect.jobs.score import score
-from probeselect.sampling.collecting import CollectSettings
-from probeselect.sampling.recording import Recorder
-from probeselect.sampling.select import SelectiveSampler
+from probeselect.select.sampler import SelectiveSampler
 
 RUNGS = (0.2, 0.4)
 SETTINGS = CollectSettings(run="recorded", n=4, rungs=RUNGS, groups_per_shard=1)
@@ -98,7 +98,7 @@ def test_a_full_folder_is_left_as_it_is(backbone, tmp_path):
 
 
 def test_a_probe_is_trained_on_what_was_recorded(backbone, tmp_path):
-    from probeselect.jobs.train import TrainJob, TrainRun
+    from probeselect.probe.train_job import TrainJob, TrainRun
     from probeselect.probe.training import TrainingSettings
 
     prompts = [f"prompt {i}" for i in range(12)]

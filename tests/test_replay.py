@@ -27,7 +27,7 @@ from probeselect.backbones.loading import load_backbone
 from probeselect.backbones.taps import X0
 from probeselect.core.candidates import Candidate, candidates_of
 from probeselect.core.errors import ProbeSelectError, UsageError
-from probeselect.sampling.rollout import Tally, rollout
+from probeselect.rollout.rollout import Tally, rollout
 
 PROMPTS = ["a cat", "b dog"]
 ARGUMENTS = {"num_inference_steps": 8, "output_type": "pt", "height": 16, "width": 24}
@@ -236,7 +236,7 @@ def test_arguments_that_cannot_be_are_refused_before_any_work(name):
 
 def test_what_is_not_asked_for_is_not_computed(monkeypatch):
     """A scorer without taps and previews needs no x0-prediction, so it works under any scheduler."""
-    monkeypatch.setattr("probeselect.sampling.replay.x0_prediction", None)
+    monkeypatch.setattr("probeselect.rollout.replay.x0_prediction", None)
     for stage in rollout(load_backbone(tiny_sd(DDIMScheduler())), candidates_of("a", 2), [0.5], **ARGUMENTS):
         assert stage.maps == {}
 

@@ -17,13 +17,13 @@ from probeselect.cli import main
 from probeselect.core.judged import Scorer
 from probeselect.data.dataset import Dataset
 from probeselect.data.table import Table
-from probeselect.jobs.evaluate import evaluate
-from probeselect.jobs.judging import leaks_of, of_score_tables, of_table, prompts_not_seen, table_of
-from probeselect.jobs.train import TrainJob
+from probeselect.evaluation.charts import charts
+from probeselect.evaluation.figures import evaluate
+from probeselect.evaluation.inputs import leaks_of, of_score_tables, of_table, prompts_not_seen, table_of
+from probeselect.evaluation.page import findings, page
 from probeselect.probe.files import load_probe, save_probe
-from probeselect.probe.seen import digest_of, read_seen
-from probeselect.report.charts import charts
-from probeselect.report.page import findings, page
+from probeselect.probe.splits import digest_of, read_seen
+from probeselect.probe.train_job import TrainJob
 
 HOSTILE = "</script><img src=x onerror=alert(1)>"
 
@@ -161,7 +161,7 @@ def test_prompts_of_another_dataset_that_were_trained_on_are_a_fault(trained, tm
 
 
 def test_what_two_evaluators_say_of_the_kept_and_how_far_they_are_from_all(trained, tmp_path, monkeypatch, capsys):
-    from probeselect.jobs.score import score
+    from probeselect.collect.score import score
 
     class Darkness(Brightness):
         name = "darkness"

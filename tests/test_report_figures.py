@@ -7,13 +7,13 @@ import pytest
 import scipy.linalg
 import torch
 
-from probeselect.core.calibration import calibration
-from probeselect.core.distances import distances
 from probeselect.core.errors import UsageError
 from probeselect.core.judged import Judged, Scorer
-from probeselect.core.paper_tables import by_evaluator, kept_by, strips
-from probeselect.core.timing import read_timing
-from probeselect.jobs.evaluate import evaluate
+from probeselect.evaluation.calibration import calibration
+from probeselect.evaluation.distances import distances
+from probeselect.evaluation.figures import evaluate
+from probeselect.evaluation.tables import by_evaluator, kept_by, strips
+from probeselect.evaluation.timing import read_timing
 
 STEPS = 20
 

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from probeselect.core.metrics import expected_best_of
-from probeselect.core.plans import FixedPlan
-from probeselect.core.schedules import replay, rows_of
+from probeselect.policies.plans import FixedPlan
+from probeselect.policies.simulate import replay, rows_of
 
 PLANS = [
     FixedPlan(n=5, k=1, steps=(3,), keep=(1,), total_steps=20),

@@ -27,6 +27,8 @@ from kill_harness import (
     tree_hash,
 )
 
+from probeselect.collect.loop import collect
+from probeselect.collect.score import score
 from probeselect.core.errors import ProbeSelectError
 from probeselect.data import sealed
 from probeselect.data.dataset import Dataset, pin
@@ -42,8 +44,6 @@ from probeselect.data.sealed import (
     verify,
     write_synced,
 )
-from probeselect.jobs.collect import collect
-from probeselect.jobs.score import score
 
 KILLS = 1000
 STARVED = 3  # exit code of a run that the disk has stopped
@@ -234,7 +234,7 @@ def test_two_collectors_one_of_them_stopped_make_each_group_once(tmp_path, monke
     folder, log = tmp_path / "shared", tmp_path / "log"
     monkeypatch.setattr("probeselect.data.leases.SECONDS", 0.5)
     monkeypatch.setattr(Leases.__init__, "__defaults__", (0.5,))
-    monkeypatch.setattr("probeselect.jobs.collect.POLL_SECONDS", 0.05)
+    monkeypatch.setattr("probeselect.collect.loop.POLL_SECONDS", 0.05)
 
     def collector(name: str) -> None:
         dataset = pin(folder, Dataset(tmp_path / "reference").config)

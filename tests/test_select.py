@@ -7,7 +7,7 @@ from tiny import tiny_sd
 from probeselect.backbones.loading import load_backbone
 from probeselect.backbones.taps import Tap
 from probeselect.core.errors import UsageError
-from probeselect.sampling.select import SelectiveSampler
+from probeselect.select.sampler import SelectiveSampler
 
 ARGUMENTS = {"num_inference_steps": 10, "height": 16, "width": 16, "output_type": "pt"}
 

@@ -17,16 +17,16 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from probeselect.cli import main
+from probeselect.collect.score import score
 from probeselect.core.errors import UsageError
 from probeselect.data.dataset import Dataset, pin
 from probeselect.data.shards import OK, Content, encode_image, image_name, seeds_of, write_shard
-from probeselect.jobs.score import score
-from probeselect.jobs.train import TrainJob, TrainRun
 from probeselect.probe import checks
 from probeselect.probe.card import leak_line
 from probeselect.probe.checks import verdict
 from probeselect.probe.files import load_probe
-from probeselect.probe.seen import part_of
+from probeselect.probe.splits import part_of
+from probeselect.probe.train_job import TrainJob, TrainRun
 from probeselect.probe.training import TrainingSettings
 
 N, GROUPS, RUNGS = 4, 60, (0.2, 0.4)
@@ -283,5 +283,5 @@ def test_two_launched_processes_train_together(dataset, tmp_path):
 
 
 def test_training_needs_no_diffusers():
-    code = "import sys; import probeselect.jobs.train; assert not {'diffusers', 'transformers'} & set(sys.modules)"
+    code = "import sys; import probeselect.probe.train_job; assert not {'diffusers', 'transformers'} & set(sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -21,9 +21,9 @@ from probeselect.probe.network import Head
 from probeselect.probe.objective import RANKINGS, Weights, within_prompt_spread
 from probeselect.probe.predicting import predict_table, shuffled_activations, without_activations
 from probeselect.probe.training import Training, TrainingSettings, warmup_and_cosine
-from probeselect.sampling import scorers
-from probeselect.sampling.scorers import PreviewScorer, ProbeScorer
-from probeselect.sampling.select import SelectiveSampler
+from probeselect.scorers import scorers
+from probeselect.scorers.scorers import PreviewScorer, ProbeScorer
+from probeselect.select.sampler import SelectiveSampler
 
 ABOUT = {"name": "x", "denoiser": "D", "architecture": "a", "latent_channels": 4}
 SCALAR, FEATURES = [Head("redness", "scalar")], [Head("redness", "features", (2,))]

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from probeselect.core.errors import ProbeSelectError
-from probeselect.sampling.x0 import x0_prediction
+from probeselect.rollout.x0 import x0_prediction
 
 # diffusers hands torch tensors to numpy in ways that numpy 2 warns about.
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")

@@ -2,23 +2,24 @@
 
 from typing import TYPE_CHECKING, Any
 
+from probeselect.core.version import VERSION as __version__
+
 if TYPE_CHECKING:
     from probeselect.backbones.loading import Backbone, load_backbone
     from probeselect.probe.files import load_probe
     from probeselect.probe.network import Probe
-    from probeselect.sampling.results import Result
-    from probeselect.sampling.scorers import Scorer
-    from probeselect.sampling.select import SelectiveSampler
+    from probeselect.scorers.scorers import Scorer
+    from probeselect.select.results import Result
+    from probeselect.select.sampler import SelectiveSampler
 
-__version__ = "0.1.0"
-__all__ = ["Backbone", "Probe", "Result", "Scorer", "SelectiveSampler", "load_backbone", "load_probe"]
+__all__ = ["Backbone", "Probe", "Result", "Scorer", "SelectiveSampler", "__version__", "load_backbone", "load_probe"]
 
 _HOMES = {
     "Backbone": "backbones.loading",
     "Probe": "probe.network",
-    "Result": "sampling.results",
-    "Scorer": "sampling.scorers",
-    "SelectiveSampler": "sampling.select",
+    "Result": "select.results",
+    "Scorer": "scorers.scorers",
+    "SelectiveSampler": "select.sampler",
     "load_backbone": "backbones.loading",
     "load_probe": "probe.files",
 }

@@ -29,7 +29,7 @@ def info(
 ) -> None:
     """Say what a probe, a dataset or a model is and what it fits."""
     from probeselect.backbones.quiet import quiet_libraries
-    from probeselect.report.describe import describe
+    from probeselect.commands.describe import describe
 
     quiet_libraries()
     fields = describe(what)
@@ -47,7 +47,7 @@ def bench(
 ) -> None:
     """Measure speed on this machine: ratios of times taken in one run."""
     from probeselect.backbones.quiet import quiet_libraries
-    from probeselect.report.bench import run_bench
+    from probeselect.commands.bench import run_bench
 
     quiet_libraries()
     rows = []

@@ -14,8 +14,8 @@ from probeselect.core.errors import UsageError
 from probeselect.core.rungs import check_met, validate_rungs
 
 if TYPE_CHECKING:
-    from probeselect.engines.job import CollectJob
-    from probeselect.jobs.collect import Progress
+    from probeselect.collect.job import CollectJob
+    from probeselect.collect.loop import Progress
 
 ENGINES = ("local", "accelerate", "ray")
 Evaluators = Annotated[str, typer.Option(help="NAME[=FOLDER or URL],... that judge the finished pictures")]
@@ -65,11 +65,11 @@ def collect(
 
     from probeselect.backbones.quiet import quiet_libraries
     from probeselect.backbones.requirements import check_stills, class_of, needs
+    from probeselect.collect.job import CollectJob
+    from probeselect.collect.loop import parse_part
+    from probeselect.collect.maker import CollectSettings
     from probeselect.data.prompts import read_prompts
-    from probeselect.engines.job import CollectJob
     from probeselect.evaluators.table import parse_evaluators
-    from probeselect.jobs.collect import parse_part
-    from probeselect.sampling.collecting import CollectSettings
 
     check_met(validate_rungs(fractions(rungs)), steps)
     quiet_libraries()
@@ -91,12 +91,12 @@ def collect(
         arguments=arguments, evaluators=judges, dtype=dtype, device=device, part=part_of,
     )  # fmt: skip
 
+    from probeselect.collect.summary import write_summary
     from probeselect.data.dataset import Dataset
-    from probeselect.report.summary import write_summary
 
     with _images_bar(job) as bar:
         if engine == "ray":
-            from probeselect.engines.ray import RaySettings, run_on_ray
+            from probeselect.collect.ray import RaySettings, run_on_ray
 
             ray = RaySettings(
                 generators=generators, scorers=scorers, generator_gpus=generator_gpus, scorer_gpus=scorer_gpus,
@@ -104,11 +104,11 @@ def collect(
             )  # fmt: skip
             done = run_on_ray(job, ray)
         elif engine == "accelerate":
-            from probeselect.engines.accelerate import run_ranks
+            from probeselect.collect.accelerate import run_ranks
 
             done = run_ranks(job, bar.step, bar.say)
         else:
-            from probeselect.engines.local import devices_of, run_here, run_on_devices
+            from probeselect.collect.local import devices_of, run_here, run_on_devices
 
             devices = devices_of(device)
             done = run_on_devices(job, devices) if len(devices) > 1 else run_here(job, bar.step, bar.say)
@@ -128,9 +128,9 @@ def score(
     as_json: Json = False,
 ) -> None:
     """Add rewards to the pictures of a dataset; what is there already is left alone."""
+    from probeselect.collect.loop import parse_part
     from probeselect.data.dataset import Dataset
     from probeselect.evaluators.table import parse_evaluators
-    from probeselect.jobs.collect import parse_part
 
     dataset, part_of = Dataset(folder), parse_part(part)
     named = parse_evaluators(evaluators)
@@ -140,9 +140,9 @@ def score(
     from tqdm import tqdm
 
     from probeselect.backbones.quiet import quiet_libraries
-    from probeselect.engines.job import load_judges
-    from probeselect.jobs.score import score as score_with
-    from probeselect.report.summary import write_summary
+    from probeselect.collect.job import load_judges
+    from probeselect.collect.score import score as score_with
+    from probeselect.collect.summary import write_summary
 
     quiet_libraries()
     judges = load_judges(named, device)

@@ -36,8 +36,8 @@ def evaluate(
     as_json: Json = False,
 ) -> None:
     """Judge scorers within prompts and at equal compute, on prompts that no probe was trained on."""
-    from probeselect.core.timing import read_timing
-    from probeselect.report.evaluation import write_report
+    from probeselect.evaluation.timing import read_timing
+    from probeselect.evaluation.write import write_report
 
     check_folder(out)
     seconds = read_timing(timing) if timing else None
@@ -51,9 +51,9 @@ def evaluate(
             raise UsageError(
                 "--probe, --evaluator and --network: need a dataset; a score table holds scores and rewards already"
             )
-        from probeselect.commands.sources import once
-        from probeselect.jobs.evaluate import evaluate as figures_of
-        from probeselect.jobs.judging import of_score_tables
+        from probeselect.evaluation.figures import evaluate as figures_of
+        from probeselect.evaluation.inputs import of_score_tables
+        from probeselect.evaluation.sources import once
 
         tables = once([(source.stem, source), *map(_named, against or [])], "--against")
         report = figures_of(of_score_tables(tables, rewards), timing=seconds)
@@ -61,7 +61,7 @@ def evaluate(
     if as_json:
         print(json.dumps(report))
         return
-    from probeselect.report.page import findings
+    from probeselect.evaluation.page import findings
 
     for fault in report["faults"]:
         print(f"FAULT: {fault}")
@@ -79,11 +79,11 @@ def _named(pair: str) -> tuple[str, Path]:
 
 def _of_dataset(folder: Path, evaluator: str, names: list[str], network: str, seconds: Any) -> tuple[Any, Any]:
     """The report and the sheets of a dataset."""
-    from probeselect.commands.sources import open_source
-    from probeselect.jobs.evaluate import evaluate as figures_of
-    from probeselect.jobs.judging import leaks_of, of_table, text_only
-    from probeselect.jobs.keeping import network_of, of_the_kept
-    from probeselect.report.sheets import sheets
+    from probeselect.evaluation.figures import evaluate as figures_of
+    from probeselect.evaluation.inputs import leaks_of, of_table, text_only
+    from probeselect.evaluation.keeping import network_of, of_the_kept
+    from probeselect.evaluation.sheets import sheets
+    from probeselect.evaluation.sources import open_source
 
     source = open_source(folder, names, evaluator)
     dataset, table, probes, main = source.dataset, source.table, source.probes, source.evaluator

@@ -118,11 +118,11 @@ def generate(
     """Generate n candidates of each prompt, stop the weak ones early, finish the best k."""
     from probeselect.backbones.quiet import quiet_libraries
     from probeselect.backbones.requirements import class_of
-    from probeselect.core.diversity import check_diversity
-    from probeselect.core.plan_file import check_schedule
-    from probeselect.sampling.adaptive import check_adaptive, other_scorer
-    from probeselect.sampling.anytime import check_target
-    from probeselect.sampling.select import SelectiveSampler
+    from probeselect.policies.diversity import check_diversity
+    from probeselect.policies.plan_file import check_schedule
+    from probeselect.select.adaptive import check_adaptive, other_scorer
+    from probeselect.select.anytime import check_target
+    from probeselect.select.sampler import SelectiveSampler
 
     if steps == 1 and policy != "all":
         raise UsageError("--steps 1: a rung needs at least 2 steps; give more, or finish everyone with --policy all")
@@ -148,10 +148,10 @@ def generate(
 
     from probeselect.backbones.loading import load_backbone
     from probeselect.backbones.truncation import truncations
-    from probeselect.engines.job import taps_to_collect
-    from probeselect.report.clips import FPS
-    from probeselect.report.result_file import write_results
-    from probeselect.sampling.around import execution_device
+    from probeselect.collect.job import taps_to_collect
+    from probeselect.rollout.around import execution_device
+    from probeselect.select.clips import FPS
+    from probeselect.select.result_file import write_results
 
     backbone = load_backbone(model, dtype=dtype, device=device, tap=tap)
     arguments |= given.keywords(type(backbone.pipe), list(arguments))
@@ -167,8 +167,8 @@ def generate(
         print(f"probeselect: {policy}: {note}", file=sys.stderr)
     recorder = None
     if record is not None:
-        from probeselect.sampling.collecting import CollectSettings
-        from probeselect.sampling.recording import Recorder
+        from probeselect.collect.maker import CollectSettings
+        from probeselect.collect.recorder import Recorder
 
         taps = sampler.scorer.taps or taps_to_collect(backbone)
         settings = CollectSettings(run="recorded", n=n, rungs=rung_values, groups_per_shard=1)
@@ -192,7 +192,7 @@ def generate(
             **arguments,
         )
     if recorder is not None:
-        from probeselect.jobs.score import score_shard
+        from probeselect.collect.score import score_shard
 
         for judge, shard in itertools.product(judges, recorder.shards):
             score_shard(recorder.dataset, judge, shard)

@@ -77,7 +77,7 @@ def inputs(
         if number is not None and number < 1:
             raise UsageError(f"{option} {number}: must be at least 1")
     if clip_format is not None:
-        from probeselect.report.clips import check_clip_format
+        from probeselect.select.clips import check_clip_format
 
         check_clip_format(clip_format)
     if recording and (image or mask or control_images):

@@ -36,7 +36,7 @@ def plan(
     """Search schedules on every second prompt, report on the others, write the best as a plan."""
     if out.is_dir():
         raise UsageError(f"--out {out}: is a folder, must be a file")
-    from probeselect.core.timing import read_timing
+    from probeselect.evaluation.timing import read_timing
 
     seconds = read_timing(timing) if timing else None
     notes: list[str] = []
@@ -47,10 +47,10 @@ def plan(
     else:
         if probe or scorer or evaluator:
             raise UsageError("--probe, --scorer and --evaluator: need a dataset; a score table is one scorer's already")
-        from probeselect.jobs.judging import of_score_tables
+        from probeselect.evaluation.inputs import of_score_tables
 
         judged = of_score_tables({source.stem: source}, rewards)
-    from probeselect.jobs.plan import Planner, halves, plan_for
+    from probeselect.policies.planner import Planner, halves, plan_for
 
     chosen = _chosen(judged, scorer, [Path(each).name for each in probe or []])
     if seconds and scoring_cost is None:
@@ -107,8 +107,8 @@ def _chosen(judged: Any, name: str, probes: list[str]) -> Any:
 
 def judged_of_dataset(folder: Path, probes: list[str], evaluator: str) -> tuple[Any, list[str]]:
     """The dataset's scorers, on prompts that no probe was trained on; what there is to be told of them."""
-    from probeselect.commands.sources import open_source
-    from probeselect.jobs.judging import of_table
+    from probeselect.evaluation.inputs import of_table
+    from probeselect.evaluation.sources import open_source
 
     source = open_source(folder, probes, evaluator)
     formulas = source.formulas([source.evaluator])

@@ -49,9 +49,9 @@ def train(
 
     from probeselect.data.dataset import Dataset
     from probeselect.evaluators.table import load_evaluator, parse_evaluators
-    from probeselect.jobs.train import TrainJob, TrainRun, command_line
     from probeselect.probe.card import fusion_line, leak_line
     from probeselect.probe.objective import Weights
+    from probeselect.probe.train_job import TrainJob, TrainRun, command_line
     from probeselect.probe.training import TrainingSettings
 
     weights = Weights(ranking_weight, contrast_weight, distillation_weight, ranking)  # type: ignore[arg-type]

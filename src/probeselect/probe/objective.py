@@ -11,7 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from probeselect.core.errors import UsageError
-from probeselect.core.losses import (
+from probeselect.data.table import Table
+from probeselect.evaluators.base import Evaluator
+from probeselect.probe.losses import (
     feature_distillation,
     info_nce,
     listnet,
@@ -19,8 +21,6 @@ from probeselect.core.losses import (
     pairwise_logistic,
     standardised_regression,
 )
-from probeselect.data.table import Table
-from probeselect.evaluators.base import Evaluator
 from probeselect.probe.network import Head, Probe, ProbeConfig
 
 CONTRAST_TEMPERATURE = 0.1

@@ -13,10 +13,10 @@ import torch
 from torch import Tensor, nn
 
 from probeselect.core.errors import UsageError
-from probeselect.core.losses import annealed
 from probeselect.core.metrics import gain_share, within_prompt_spearman
 from probeselect.data.table import Table
 from probeselect.evaluators.base import Evaluator
+from probeselect.probe.losses import annealed
 from probeselect.probe.network import Probe
 from probeselect.probe.objective import Objective, Weights
 from probeselect.probe.predicting import formula_of, predict_table

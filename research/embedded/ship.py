@@ -1,0 +1,149 @@
+"""Stage 9: the best variant of the study ships, with its fusion; all are measured once on the test prompts."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from probeselect.data.sealed import write_file
+from probeselect.data.table import Table
+from probeselect.embedded import SHIPPED
+from probeselect.evaluators.table import load_evaluator
+from probeselect.probe.checks import text_only_probe
+from probeselect.probe.files import load_probe, save_probe
+from probeselect.probe.fusion import fit_fusion
+from probeselect.probe.network import Probe
+from probeselect.probe.predicting import formula_of, predict_table, shuffled_activations, without_activations
+from probeselect.probe.splits import write_seen
+from research.embedded.groups import RUNGS, STEPS, load_groups, sampling
+from research.embedded.measure import compare, lead
+from research.embedded.study import FAMILIES, Bench, best_to_ship
+from research.embedded.variants import Variant, variants
+
+EVALUATOR = "scene-check"
+DECIDES = 0.2  # the rung that the card compares at
+
+
+def ship(work: Path, model: str) -> None:
+    """Choose on val, fit the fusion on val, measure on test, write probe, card and report."""
+    bench = Bench(work, model)
+    chosen, found = best_to_ship(bench), variants(model)
+    others = {"x0 alone": _named(found, "x0 alone"), "the paper's recipe": _named(found, "the paper's recipe")}
+    for variant in others.values():
+        bench.row(variant)  # trains it, where the study has not
+    probe = load_probe(bench.probe_of(chosen))
+    predict = _predictor(bench)
+    fusions = tuple(_fusion(predict, bench, probe, chosen, rung) for rung in RUNGS)
+    object.__setattr__(probe.config, "fusions", fusions)
+    train, val = (bench.seen(table, chosen.maps) for table in (bench.train, bench.val))
+    text_only = text_only_probe(probe, train, val, {EVALUATOR: load_evaluator(EVALUATOR)}, chosen.settings)
+    test, _ = load_groups(work, model, "test")
+    report: dict[str, Any] = {"model": model, "chosen": chosen.name, **_trained_on(bench, chosen), "test": {}}
+    for i, rung in enumerate(RUNGS):
+        preview = test.tensors[f"preview/{EVALUATOR}/{rung:g}"]
+        scorers = {
+            "probe": predict(probe, test, chosen, rung),
+            **{name: predict(load_probe(bench.probe_of(v)), test, v, rung) for name, v in others.items()},
+            f"preview:{EVALUATOR}": preview,
+            "text only": predict(text_only, without_activations(test), chosen, rung),
+            "shuffled": predict(probe, shuffled_activations(test), chosen, rung),
+            "random": torch.rand(preview.shape, generator=torch.Generator().manual_seed(0)),
+        }
+        scorers["fusion of probe and preview"] = fusions[i](scorers["probe"], preview)
+        report["test"][f"{rung:g}"] = compare(test, EVALUATOR, scorers)
+        rivals = {"two finished pictures": None, **{k: v for k, v in scorers.items() if k != "probe"}}
+        rewards = test.tensors[f"reward/{EVALUATOR}"]
+        report.setdefault("lead", {})[f"{rung:g}"] = {k: lead(scorers["probe"], v, rewards) for k, v in rivals.items()}
+    write_file(work / f"probe-report-{model}.json", (json.dumps(report, indent=1) + "\n").encode())
+    save_probe(probe, SHIPPED[model].probe, card(report))
+    write_seen(SHIPPED[model].probe, bench.train.prompts)
+    print(card(report), flush=True)
+
+
+Predict = Callable[[Probe, Table, Variant, float], Tensor]
+
+
+def _predictor(bench: Bench) -> Predict:
+    judge = load_evaluator(EVALUATOR)
+
+    def predict(probe: Probe, table: Table, variant: Variant, rung: float) -> Tensor:
+        formula = formula_of(probe.config.heads[0], {EVALUATOR: judge})
+        return predict_table(probe, bench.seen(table, variant.maps), rung, EVALUATOR, formula)
+
+    return predict
+
+
+def _named(found: list[Variant], start: str) -> Variant:
+    return next(variant for variant in found if variant.name.startswith(start))
+
+
+def _fusion(predict: Predict, bench: Bench, probe: Probe, variant: Variant, rung: float) -> Any:
+    val = bench.val
+    scores, preview = predict(probe, val, variant, rung), val.tensors[f"preview/{EVALUATOR}/{rung:g}"]
+    rewards, valid = val.tensors[f"reward/{EVALUATOR}"], val.valid(EVALUATOR) & preview.isfinite()
+    return fit_fusion(EVALUATOR, rung, *(table.numpy() for table in (scores, preview, rewards, valid)))
+
+
+def _trained_on(bench: Bench, variant: Variant) -> dict[str, Any]:
+    row = bench.row(variant)
+    return {name: row[name] for name in ("prompts", "epochs", "parameters", "minutes")}
+
+
+def card(report: dict[str, Any]) -> str:
+    """The model card: what it is, how it was trained and chosen, and its figures on test prompts."""
+    model, test = report["model"], report["test"]
+    at, guidance = test[f"{DECIDES:g}"], sampling(model)["guidance_scale"]
+    lines = [
+        "---",
+        "license: apache-2.0",
+        "library_name: probeselect",
+        "---",
+        f"# The probe of `{model}` ({FAMILIES[model]})",
+        "",
+        f"Predicts the `{EVALUATOR}` reward of the finished picture from unfinished candidates;",
+        f"{report['parameters'] / 1e6:.2f} M parameters. Trained on {report['prompts']} prompts x 5 seeds of the train",
+        f"split ({STEPS} steps, guidance {guidance:g}), {report['epochs']} epochs, {report['minutes']:.0f} minutes. Of",
+        f"the ways to make a probe that may ship this one ({report['chosen']}) is the best on val prompts, all rungs",
+        "together. Nothing was chosen on test prompts; the fusion with the preview's reward is fitted on val prompts.",
+        f"Made by `python -m research.embedded collect study probe --model {model}`.",
+        "",
+        f"## Test prompts ({at['all']['groups']} x 5 seeds)",
+        "",
+        f"Mean reward {at['all']['mean']:.3f}, best of five {at['all']['best']:.3f}; whole caption met "
+        f"{at['all']['pass_rate']:.0%} of single pictures, {at['all']['pass_rate_of_best']:.0%} of best-of-five.",
+        "95 % intervals by bootstrap over prompts. `shuffled` is the probe told about another candidate of the prompt:",
+        "at worst a little below zero.",
+    ]
+    for rung, rows in test.items():
+        lines += [
+            "",
+            f"### At {float(rung):.0%} of the steps",
+            "",
+            "| scorer | Spearman within prompts | pooled | top-1 regret | share of the best-of-5 gain | caption met |",
+            "|---|---|---|---|---|---|",
+            *(_line(name, row) for name, row in rows.items() if name != "all"),
+        ]
+    lines += ["", "## The probe's share of the gain less that of others, paired by prompt", ""]
+    lines += ["| | " + " | ".join(f"at {float(rung):.0%}" for rung in test) + " |", "|---|" + "---|" * len(test)]
+    for name in report["lead"][f"{DECIDES:g}"]:
+        lines.append(f"| {name} | " + " | ".join(_points(report["lead"][rung][name]) for rung in test) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def _points(found: Any) -> str:
+    mean, (low, high) = found
+    return f"{100 * mean:+.0f} points [{100 * low:.0f}, {100 * high:.0f}]"
+
+
+def _line(name: str, row: dict[str, Any]) -> str:
+    low, high = row["gain_share_interval"]
+    share = f"{row['gain_share']:.0%} [{low:.0%}, {high:.0%}]"
+    if "spearman" not in row:
+        return f"| {name} | - | - | {row['regret']:.3f} | {share} | {row['pass_rate_of_chosen']:.0%} |"
+    (a, b), (c, d) = row["spearman_interval"], row["regret_interval"]
+    within, regret = f"{row['spearman']:.3f} [{a:.3f}, {b:.3f}]", f"{row['regret']:.3f} [{c:.3f}, {d:.3f}]"
+    cells = (name, within, f"{row['pooled_spearman']:.2f}", regret, share, f"{row['pass_rate_of_chosen']:.0%}")
+    return "| " + " | ".join(cells) + " |"

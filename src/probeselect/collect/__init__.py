@@ -1,0 +1,1 @@
+"""Training data: candidates of many prompts, their activations, pictures and rewards, as shards."""

@@ -1,1 +1,0 @@
-"""Engines: where a collection runs. One process, one a device, the ranks of `accelerate launch`, or Ray."""

@@ -1,0 +1,1 @@
+"""How well scorers choose, as figures, pictures and a page."""

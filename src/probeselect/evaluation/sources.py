@@ -1,0 +1,96 @@
+"""A dataset and the probes to judge on it, as `evaluate` and `plan` take them from the command line."""
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from probeselect.core.errors import UsageError
+from probeselect.data.dataset import Dataset
+from probeselect.data.table import Table
+from probeselect.embedded import shipped_probe
+from probeselect.evaluation.inputs import prompts_not_seen, rungs_not_trained, table_of
+from probeselect.evaluators.table import load_evaluator
+from probeselect.probe.files import load_probe
+from probeselect.probe.network import Probe
+from probeselect.probe.splits import read_seen
+
+
+def once(named: list[tuple[str, Path]], option: str) -> dict[str, Path]:
+    """By name. Raises UsageError for a name that comes twice: a report could not tell them apart."""
+    names = [name for name, _ in named]
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise UsageError(f"{option} {twice[0]!r}: given twice; each needs a name of its own")
+    return dict(named)
+
+
+@dataclass(frozen=True)
+class Source:
+    """The groups of a dataset that no probe was trained on; what there is to be told of the others."""
+
+    dataset: Dataset
+    table: Table
+    evaluator: str
+    weights: str  # of the evaluator, "" for its own
+    probes: dict[str, Probe]
+    faults: list[str]
+    notes: list[str]
+
+    def able(self, evaluator: str) -> dict[str, Probe]:
+        """The probes that predict an evaluator."""
+        heads = {name: [head.evaluator for head in probe.config.heads] for name, probe in self.probes.items()}
+        return {name: probe for name, probe in self.probes.items() if evaluator in heads[name]}
+
+    def formulas(self, evaluators: Collection[str]) -> dict[str, Any]:
+        """Those of these evaluators whose formula scores what a probe predicts of them."""
+        heads = [head for probe in self.probes.values() for head in probe.config.heads if head.kind == "features"]
+        wanted = {head.evaluator for head in heads} & set(evaluators)
+        return {
+            name: load_evaluator(name, (self.weights or None) if name == self.evaluator else None) for name in wanted
+        }
+
+
+def open_source(folder: Path, probes: list[str], evaluator: str) -> Source:
+    """Open a dataset.
+
+    probes: "embedded", or folders. evaluator: NAME[=FOLDER]; "" for the first that a probe predicts, or the dataset's
+    first. Raises UsageError for an evaluator that has not scored it, for probes that were trained on every prompt, and
+    for those that read other maps than were collected.
+    """
+    dataset = Dataset(folder)
+    folders = once(
+        [(Path(each).name, shipped_probe(each, dataset.config["model"]) or Path(each)) for each in probes], "--probe"
+    )
+    loaded = {name: load_probe(path) for name, path in folders.items()}
+    name, _, weights = evaluator.partition("=")
+    heads = [head.evaluator for probe in loaded.values() for head in probe.config.heads]
+    predicted = [each for each in heads if each in dataset.evaluators]
+    main, *_ = [*([name] if name else predicted), *dataset.evaluators, ""]
+    if main not in dataset.evaluators:
+        known = ", ".join(dataset.evaluators) or "none; `probeselect score` adds them"
+        raise UsageError(f"--evaluator {evaluator!r}: name one that has scored {folder}: {known}")
+    for each, probe in loaded.items():
+        _check_maps(dataset, each, probe)
+    unseen, faults, notes = prompts_not_seen(
+        dataset,
+        {each: read_seen(path) for each, path in folders.items()},
+        {each: probe.config.training for each, probe in loaded.items()},
+    )
+    notes += rungs_not_trained(dataset, loaded)
+    return Source(dataset, table_of(dataset, main, unseen), main, weights, loaded, faults, notes)
+
+
+def _check_maps(dataset: Dataset, name: str, probe: Probe) -> None:
+    """Raises UsageError unless a probe was made for the backbone and the projections that maps were collected with."""
+    probe.check_fits(dataset.config)
+    for place, tap in enumerate(probe.config.taps):
+        theirs, mine = torch.from_numpy(dataset.projection(tap)), probe.get_buffer(f"projection_{place}").cpu()
+        if theirs.shape != mine.shape:
+            raise UsageError(
+                f"{dataset.folder}: holds {len(theirs)} channels of {tap}, and probe {name} reads {len(mine)}; "
+                f"collect with --map-channels {max(probe.config.projected_channels)}"
+            )
+        if not torch.allclose(theirs, mine, atol=1e-3):  # a probe's file holds fp16
+            raise UsageError(f"{dataset.folder}: maps of {tap} were projected by another basis than probe {name} reads")

@@ -1,0 +1,61 @@
+"""Takes the candidates of all prompts from rung to rung, and yields a `Stage` at every rung.
+
+Knows the order of candidates and what a stage holds; does not know why a candidate is kept, nor how a batch is run
+(waves.py). A generator: each stage's `keep` says who goes on, and a last stage holds the finished pictures.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+from probeselect.backbones.loading import Backbone
+from probeselect.backbones.taps import Tap
+from probeselect.core.candidates import Candidate
+from probeselect.rollout.stage import Stage, Tally
+from probeselect.rollout.waves import Waves
+
+__all__ = ["Stage", "Tally", "Waves", "rollout"]
+
+
+def rollout(
+    backbone: Backbone,
+    candidates: Sequence[Candidate],
+    rungs: Sequence[float],
+    *,
+    taps: Sequence[Tap] = (),
+    previews: bool = False,
+    finish: bool = True,
+    batch_size: int | None = None,
+    tally: Tally | None = None,
+    progress: Callable[[int, int], None] = lambda done, planned: None,
+    say: Callable[[str], None] = lambda note: None,
+    **arguments: Any,
+) -> Iterator[Stage]:
+    """Yield the stage at each rung, then (if `finish`) the finished one.
+
+    Args:
+        rungs: increasing fractions of the trajectory.
+        taps: activations to read at every rung; `X0` is the latent x0-prediction.
+        previews: decode the x0-prediction at every rung, with the pipeline's own decoder.
+        batch_size: most candidates in one call of the pipeline; None means all, fewer where all do not fit.
+        progress: called with (denoiser rows done, rows planned as far as is known) after every step;
+            planned takes it that all who run finish, so it falls at every cut.
+        say: called once with every sentence about what is not as planned, when it is found out.
+        arguments: handed to every call of the pipeline.
+
+    Raises:
+        UsageError: an argument that the pipeline does not take.
+        ProbeSelectError: one candidate alone does not fit the memory, or the pipeline fails with it.
+    """
+    waves = Waves(backbone, candidates, arguments, batch_size, tally or Tally(), progress, say)
+    running = list(candidates)
+    for rung in rungs:
+        stage = waves.to_rung(running, rung, taps, previews)
+        yield stage
+        running = [running[i] for i in stage.kept]
+        waves.forget_all_but(running)
+        if not running:
+            return
+    while finish and running:
+        stage = waves.to_end(running)
+        yield stage
+        running = stage.also

@@ -1,0 +1,294 @@
+"""Runs candidates in batches that are right and that fit, and falls back where they are not or do not.
+
+Knows what is tried in which order. A batch is right when a candidate in it is given what it is given alone: that is
+looked at before the first step (`_preflight`) and again at the rung (`_verify`). What does not fit replay is run again
+from the start, as a plain call of the pipeline. What was found out about a pipeline holds for its next call too.
+"""
+
+import functools
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from probeselect.backbones.loading import Backbone
+from probeselect.backbones.loop_modules import is_helper, loop_modules
+from probeselect.backbones.taps import Tap
+from probeselect.core.candidates import Candidate
+from probeselect.core.errors import ProbeSelectError, UsageError
+from probeselect.rollout.arguments import check_arguments, has_pictures, spread
+from probeselect.rollout.callbacks import CallbackError, CallbackState
+from probeselect.rollout.encoders import EncoderMemo
+from probeselect.rollout.manner import WRONG_TOGETHER, Unlike, is_out_of_memory, manner_of, one_line
+from probeselect.rollout.memory import MemoryWatch
+from probeselect.rollout.outputs import alike
+from probeselect.rollout.replay import WaveRun
+from probeselect.rollout.rows import Indivisible
+from probeselect.rollout.shared import Shared, WaveResult
+from probeselect.rollout.stage import Stage, Tally
+from probeselect.rollout.tape import DoesNotFit, Prefix
+
+Goal = Callable[..., WaveResult]  # of a run and its arguments
+LOOKED_AT = 2  # steps of a batch that runs to the end at once, to see whether it was right
+
+
+class Waves:
+    """Cuts candidates into waves and runs them; keeps what was recorded, so that they can be taken further later."""
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        candidates: Sequence[Candidate],
+        arguments: Mapping[str, Any],
+        batch_size: int | None,
+        tally: Tally,
+        progress: Callable[[int, int], None],
+        say: Callable[[str], None] = lambda note: None,
+    ) -> None:
+        check_arguments(backbone, candidates, arguments)
+        self.backbone, self.everyone, self.arguments = backbone, list(candidates), dict(arguments)
+        self.batch_size, self.tally, self.progress, self.say = batch_size, tally, progress, say
+        self.manner = manner_of(backbone.pipe, arguments)
+        self.manner.copies &= has_pictures(arguments)
+        self.prefixes: dict[Candidate, Prefix] = {}
+        self.running = self.rows_at_start = 0  # of the stretch from one rung to the next
+        callbacks = any(name.startswith("callback") for name in arguments)
+        memory = MemoryWatch(loop_modules(backbone.pipe), backbone.pipe, callbacks)
+        self.shared = Shared(backbone, EncoderMemo(), CallbackState(), memory, self._count, self._note)
+
+    def to_rung(self, candidates: Sequence[Candidate], rung: float, taps: Sequence[Tap], previews: bool) -> Stage:
+        """Take candidates, new ones or ones that stand at one earlier rung, to a rung."""
+        goal = functools.partial(_to_rung, rung=rung, taps=taps, preview=previews)
+        stage = _stage(candidates, self._run(candidates, goal, finishing=False))
+        return replace(stage, asked=rung, rung=stage.completed_steps / stage.total_steps)
+
+    def to_end(self, candidates: Sequence[Candidate]) -> Stage:
+        """Finish candidates."""
+        return _stage(candidates, self._run(candidates, _to_end, finishing=True))
+
+    def forget_all_but(self, running: Sequence[Candidate]) -> None:
+        keep = set(running)
+        self.prefixes = {c: prefix for c, prefix in self.prefixes.items() if c in keep}
+
+    def _run(self, candidates: Sequence[Candidate], goal: Goal, finishing: bool) -> list[WaveResult]:
+        """Run all candidates in waves of near-equal size, in order."""
+        self.running, self.rows_at_start = len(candidates), self.tally.denoiser_rows
+        results: list[WaveResult] = []
+        start = 0
+        while start < len(candidates):
+            wave = self._next_wave(candidates[start:], finishing)
+            if (result := self._try(wave, goal, finishing)) is not None:
+                results.append(result)
+                start += len(wave)
+        return results
+
+    def _next_wave(self, left: Sequence[Candidate], finishing: bool) -> Sequence[Candidate]:
+        if finishing and self.shared.memory.remembers:
+            return left[:1]  # the memory would be of the wave: only a plain call of one gives the stock picture
+        first = left[0]
+        alike = [c.group == first.group or self.manner.mixed for c in left]
+        alike = [each and self._is_recorded(c) == self._is_recorded(first) for each, c in zip(alike, left, strict=True)]
+        left = left[: alike.index(False) if False in alike else len(left)]
+        most = min(bound for bound in (self.batch_size, self.manner.most, len(left)) if bound)
+        return left[: math.ceil(len(left) / math.ceil(len(left) / most))]
+
+    def _is_recorded(self, candidate: Candidate) -> bool:
+        return bool(self._prefix(candidate).calls)
+
+    def _try(self, wave: Sequence[Candidate], goal: Goal, finishing: bool) -> WaveResult | None:
+        """A wave's result; None when it is to be cut anew, or run again from the start."""
+        before = {candidate: replace(self._prefix(candidate)) for candidate in wave}
+        recorded = self._is_recorded(wave[0])
+        try:
+            if len(wave) > 1 and not recorded:
+                self._preflight(wave)
+            unproven = len(wave) > 1 and not recorded and not self.manner.checked
+            result = self._run_wave(wave, goal, LOOKED_AT if unproven and finishing else 0)
+            if len(wave) > 1 and finishing and self.shared.memory.remembers:
+                raise DoesNotFit
+            if unproven:
+                self._verify(wave)
+            if len(wave) > 1 and not self.manner.decoded:
+                self._verify_picture(wave, result)
+            self.manner.checked |= len(wave) > 1 and not self.shared.memory.remembers
+            return result
+        except CallbackError as error:
+            raise (error.__cause__ or error) from None
+        except ProbeSelectError:
+            raise
+        except DoesNotFit as error:
+            self._restart(wave, str(error))
+        except Exception as error:
+            self.prefixes.update(before)
+            if len(wave) == 1 and recorded and not is_out_of_memory(error):
+                self._restart(wave, "the recorded steps could not be replayed")
+            else:
+                self._shrink(wave, error)
+        return None
+
+    def _run_wave(self, wave: Sequence[Candidate], goal: Goal, recorded_steps: int) -> WaveResult:
+        prefixes = [self._prefix(candidate) for candidate in wave]
+        memory = self.shared.memory
+        if prefixes[0].completed_steps and not prefixes[0].calls:
+            self._restart(wave, "")
+        self._steps_before = prefixes[0].recorded_steps
+        memory.restore()
+        memory.run_begins()
+        self._run_now = run = WaveRun(self.shared, wave, prefixes)
+        try:
+            more = {"recorded_steps": recorded_steps} if recorded_steps else {}
+            result = goal(run, self._spread(wave, self.manner.copies), **more)
+        finally:
+            memory.run_ends()
+            self.shared.callbacks.changes_something |= memory.restore()
+        if memory.remembers:
+            for prefix in prefixes:
+                prefix.calls = []
+        self.tally.total_steps = result.total_steps
+        self.tally.encoder_rows = self.shared.memo.computed_rows
+        self.tally.largest_wave = max(self.tally.largest_wave, len(wave))
+        held = sum(prefix.nbytes for prefix in self.prefixes.values())
+        self.tally.prefix_bytes = max(self.tally.prefix_bytes, held)
+        return result
+
+    def _prefix(self, candidate: Candidate) -> Prefix:
+        return self.prefixes.setdefault(candidate, Prefix())
+
+    def _spread(self, wave: Sequence[Candidate], copies: bool) -> dict[str, Any]:
+        return spread(self.backbone, self.everyone, wave, self.arguments, copies)
+
+    def _preflight(self, wave: Sequence[Candidate]) -> None:
+        """Before any step: is a candidate of the wave given what it is given alone? Raises Unlike if not."""
+        several = len({candidate.prompt for candidate in wave}) > 1
+        if self.manner.checked and not several:
+            return
+        new = [Prefix() for _ in wave]
+        self._run_now = run = WaveRun(self.shared, wave, new)
+        together = run.to_first_call(self._spread(wave, self.manner.copies)).collected()
+        for i in _witnesses(wave):
+            alone = WaveRun(self.shared, wave[i : i + 1], new[:1]).to_first_call(self._spread(wave[i : i + 1], False))
+            if not together.of(i, len(wave)).matches(alone.collected().of(0, 1)):
+                raise Unlike
+
+    def _verify(self, wave: Sequence[Candidate]) -> None:
+        """At the rung: does a candidate, replayed alone, meet at every step what it met in the wave?"""
+        for i in _witnesses(wave):
+            prefix = self.prefixes[wave[i]]
+            if prefix.calls:
+                try:
+                    WaveRun(self.shared, wave[i : i + 1], [prefix]).replay(self._spread(wave[i : i + 1], False))
+                except (DoesNotFit, Indivisible) as error:
+                    raise Unlike from error
+                finally:
+                    self.shared.memory.restore()
+
+    def _verify_picture(self, wave: Sequence[Candidate], result: WaveResult) -> None:
+        """Is the last candidate's picture the one that its latents alone are decoded to?"""
+        prefix, latents, n = self.prefixes[wave[-1]], result.latents, len(wave)
+        if result.pictures is None or not isinstance(latents, Tensor) or not prefix.calls or len(latents) % n:
+            return
+        more = {"output_type": "pil"} if result.completed_steps < result.total_steps else {}
+        arguments = {**self._spread(wave[-1:], False), **more}
+        try:
+            picture = WaveRun(self.shared, wave[-1:], [prefix]).to_picture(latents[n - 1 :: n], arguments)
+        finally:
+            self.shared.memory.restore()
+        if not alike(picture, result.pictures[-1]):
+            raise Unlike
+        self.manner.decoded = True
+
+    def _restart(self, wave: Sequence[Candidate], reason: str) -> None:
+        """What was recorded of these candidates is let go; they are run from the start."""
+        because = self.shared.memory.remembers or reason
+        self.tally.restarted |= {c for c in wave if self._prefix(c).completed_steps}
+        for candidate in wave:
+            self._prefix(candidate).calls = []
+        if because:
+            self._note(
+                f"Candidates that go on are run again from the start, because {because}: "
+                "their pictures are right, and some steps are computed twice."
+            )
+
+    def _shrink(self, wave: Sequence[Candidate], error: Exception) -> None:
+        """Cut the next waves so that what went wrong with this one cannot happen again."""
+        out_of_memory = is_out_of_memory(error)
+        if out_of_memory and torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        if len(wave) == 1 and out_of_memory:
+            raise ProbeSelectError(f"out of memory with one candidate in the wave: {one_line(error)}") from error
+        if len(wave) == 1:
+            raise self._failure(error) from error
+        if not out_of_memory and not isinstance(error, WRONG_TOGETHER):
+            for group in dict.fromkeys(c.group for c in wave):
+                self._check_alone([next(c for c in wave if c.group == group)])
+        most = self.manner.most
+        note = self.manner.narrow(
+            type(self.backbone.pipe).__name__, wave, error, begun=self._run_now.steps > 0,
+            pictures=has_pictures(self.arguments),
+        )  # fmt: skip
+        self.tally.wave_halvings += self.manner.most != most
+        if note:
+            self._note(note)
+
+    def _check_alone(self, one: Sequence[Candidate]) -> None:
+        """Does the pipeline begin at all, with one candidate? If not, a smaller batch is no help."""
+        try:
+            WaveRun(self.shared, one, [Prefix()]).to_first_call(self._spread(one, False))
+        except ProbeSelectError:
+            raise
+        except Exception as error:
+            raise self._failure(error) from error
+
+    def _failure(self, error: Exception) -> ProbeSelectError:
+        """What the pipeline said, in one line. Before its first module ran it was about the arguments."""
+        told = f"{type(self.backbone.pipe).__name__}: {one_line(error)}"
+        if self._run_now.coasting:
+            told += "; its candidates cannot be decoded before their end, so use a scorer that needs no previews"
+        early = isinstance(error, ValueError | TypeError) and not self._run_now.calls
+        return UsageError(told) if early else ProbeSelectError(told)
+
+    def _count(self, wave: Sequence[Candidate], modules: Sequence[str]) -> None:
+        self.tally.count(wave, modules, not all(is_helper(name) for name in modules))
+        planned = self.rows_at_start + self.running * (self._run_now.total_steps - self._steps_before)
+        self.progress(self.tally.denoiser_rows, max(planned, self.tally.denoiser_rows))
+
+    def _note(self, note: str) -> None:
+        if note not in self.tally.notes:
+            self.tally.notes.append(note)
+            self.say(note)
+
+
+def _to_rung(
+    run: WaveRun, arguments: Mapping[str, Any], *, rung: float, taps: Sequence[Tap], preview: bool
+) -> WaveResult:
+    return run.to_rung(rung, taps, preview, arguments)
+
+
+def _to_end(run: WaveRun, arguments: Mapping[str, Any], recorded_steps: int = 0) -> WaveResult:
+    return run.to_end(arguments, recorded_steps)
+
+
+def _stage(candidates: Sequence[Candidate], results: Sequence[WaveResult]) -> Stage:
+    first = results[0]
+    embeddings = [r.prompt_embeddings for r in results if r.prompt_embeddings is not None]
+    return Stage(
+        rung=1.0,
+        completed_steps=first.completed_steps,
+        total_steps=first.total_steps,
+        candidates=list(candidates),
+        maps={tap: torch.cat([r.maps[tap] for r in results]) for tap in first.maps},
+        prompt_embeddings=torch.cat(embeddings) if len(embeddings) == len(results) else None,
+        pictures=None if first.pictures is None else [p for r in results for p in r.pictures or ()],
+        kept=list(range(len(candidates))),
+        flags=[flags for r in results for flags in r.flags],
+    )
+
+
+def _witnesses(wave: Sequence[Candidate]) -> list[int]:
+    """Candidates to look at: the last, and those of the shortest and the longest prompt, which padding tells apart."""
+    by_length = sorted(range(len(wave)), key=lambda i: len(wave[i].prompt))
+    several = len({candidate.prompt for candidate in wave}) > 1
+    return list(dict.fromkeys([len(wave) - 1, *([by_length[0], by_length[-1]] if several else [])]))

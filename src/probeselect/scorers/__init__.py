@@ -1,0 +1,1 @@
+"""Scorers: partial candidates -> a predicted score of each."""

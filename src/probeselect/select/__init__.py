@@ -1,0 +1,1 @@
+"""Early selection: the sampler that people call, its events and its results."""

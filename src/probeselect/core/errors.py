@@ -7,3 +7,7 @@ class ProbeSelectError(Exception):
 
 class UsageError(ProbeSelectError, ValueError):
     """The caller asked for something that cannot be; the command line exits with 2."""
+
+
+class Stopped(ProbeSelectError):
+    """A run was asked to stop, and did after the step that it was in."""

@@ -11,26 +11,10 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from probeselect.core.errors import UsageError
+from probeselect.core.metrics import Floats
 
 BINS = 12
 QUANTILES = 41
-
-
-@dataclass(frozen=True)
-class Target:
-    """When a kept picture is good enough: at this reward, in the evaluator's units.
-
-    confidence: from 0 to 1, the chance of it that is enough; None where the evaluator itself is to say.
-    """
-
-    reward: float
-    confidence: float | None = None
-
-    def __post_init__(self) -> None:
-        if not np.isfinite(self.reward):
-            raise UsageError(f"until = {self.reward:g}: must be a finite reward")
-        if self.confidence is not None and not 0 < self.confidence < 1:
-            raise UsageError(f"confidence = {self.confidence:g}: must be between 0 and 1")
 
 
 @dataclass(frozen=True)
@@ -52,9 +36,10 @@ class Chances:
         if (np.diff(scores) < 0).any() or (np.diff(rewards, axis=1) < 0).any():
             raise UsageError("chances: scores must rise from bin to bin, and rewards within a bin")
 
-    def of(self, score: float, reward: float) -> float:
-        """The chance that a candidate of this score reaches this reward."""
-        return float(np.interp(score, self.scores, [_reaching(np.array(bin_), reward) for bin_ in self.rewards]))
+    def of(self, score: ArrayLike, reward: float) -> Floats:
+        """The chance that a candidate of this score reaches this reward; of scores [...], as many chances."""
+        found: Floats = np.interp(score, self.scores, [_reaching(np.array(bin_), reward) for bin_ in self.rewards])
+        return found
 
 
 def chances_of(scores: ArrayLike, rewards: ArrayLike) -> Chances:

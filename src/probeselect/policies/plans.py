@@ -1,21 +1,19 @@
-"""Plans: policies that were searched for, a fixed one and one that opens candidates in waves while that pays."""
+"""Plans: schedules that were searched for. A fixed one, and one that opens candidates in rounds while that pays."""
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
-
-import numpy as np
-from torch import Tensor
 
 from probeselect.core.errors import UsageError
 from probeselect.core.rungs import rung_after
 from probeselect.policies.chances import Chances
 from probeselect.policies.expecting import Expectation
-from probeselect.policies.policy import best_first, check_k
+from probeselect.policies.policy import RankPolicy, check_k
+from probeselect.policies.schedule import Schedule
+from probeselect.policies.stopping import ExpectedGain, Once, StoppingRule, UntilLikely
 
 
 @dataclass(frozen=True)
-class FixedPlan:
+class FixedPlan(RankPolicy):
     """A searched schedule: of n candidates `keep[r]` go on after the 0-based step `steps[r]` of total_steps.
 
     Raises UsageError unless the steps increase and leave one to run, and n >= keep[0] >= ... >= k >= 1.
@@ -44,82 +42,107 @@ class FixedPlan:
         """The rungs as fractions, so that a run of another length follows the same plan."""
         return tuple(rung_after(step, self.total_steps) for step in self.steps)
 
-    def __call__(self, scores: Tensor, rung_index: int) -> list[int]:
-        return best_first(scores)[: self.keep[rung_index]]
+    def count(self, running: int, rung_index: int) -> int:
+        return self.keep[rung_index]
+
+    def schedule(self, stop: StoppingRule | UntilLikely | None = None) -> Schedule:
+        """One round of it, or by another rule several. Raises UsageError for a rule that needs an adaptive plan."""
+        if isinstance(stop, UntilLikely):
+            raise UsageError("confidence: needs a plan of `plan --adaptive`, which says how likely a reward is")
+        return Schedule(self.n, self.k, self.rungs, self, stop or Once(), keeps=self.k)
+
+    def in_words(self) -> str:
+        """Such as "6 -> 4 -> 1 at 25%, 40%"."""
+        at = ", ".join(f"{rung:.0%}" for rung in self.rungs)
+        return f"{' -> '.join(map(str, (self.n, *self.keep)))} at {at}"
+
+
+@dataclass(frozen=True)
+class RoundPlan:
+    """An adaptive plan without its stopping rule: one round, and what of all rounds is finished.
+
+    Of `n` candidates `keep[r]` go on after the 0-based step `steps[r]`. Those that come through the last rung wait;
+    the best-scored of them is the round's champion. In the end the best `finish` of all who wait are finished, and the
+    best k of them by the evaluator are kept.
+    """
+
+    n: int
+    steps: tuple[int, ...]
+    keep: tuple[int, ...]
+    total_steps: int
+    k: int
+    finish: int
+
+    @property
+    def plan(self) -> FixedPlan:
+        """One round alone; its k says nothing."""
+        return FixedPlan(self.n, 1, self.steps, self.keep, self.total_steps)
+
+    @property
+    def left(self) -> int:
+        """Steps that are left to those who are finished."""
+        return self.total_steps - 1 - self.steps[-1]
+
+    @property
+    def first(self) -> int:
+        """The first round, counted from 0, after which k candidates wait."""
+        return -(-self.k // self.keep[-1]) - 1
 
 
 @dataclass(frozen=True)
 class AdaptivePlan:
-    """Opens a prompt's candidates in waves, for as long as another wave is expected to gain enough.
+    """Opens a prompt's candidates in rounds, for as long as another round is expected to gain enough.
 
-    Of each wave's candidates `keep[r]` go on after the 0-based step `steps[r]`, like those of a FixedPlan. Those that
-    come through the last rung wait there; the best-scored of them is the wave's champion. When what the next wave is
-    expected to gain falls to `least_gain`, and after the last wave, the best `finish` of all who wait are finished.
-
-    Raises UsageError as FixedPlan does, and for waves, finish or a least gain that cannot be.
+    Raises UsageError as FixedPlan does, and for rounds, a `finish` or a least gain that cannot be.
     """
 
-    wave: int
-    waves: int  # at most
-    k: int
-    steps: tuple[int, ...]
-    keep: tuple[int, ...]
-    finish: int  # the best k of them by the evaluator are what is kept
-    least_gain: float  # mean reward of the best k
+    round: RoundPlan
+    rounds: int  # maximum
+    least_gain: float  # mean reward of the best k; a prompt stops when no more is expected
     expectation: Expectation
-    total_steps: int
     chances: Chances | None = None  # of a champion's reward, by its score
     scorer: str = ""  # whose scores all of this is in units of, where it is known
 
     def __post_init__(self) -> None:
         check_k(self.k)
-        FixedPlan(self.wave, 1, self.steps, self.keep, self.total_steps)
-        if self.waves < 1:
-            raise UsageError(f"waves = {self.waves}: must be at least 1")
-        most = self.waves * self.keep[-1]
-        if not self.k <= self.finish <= most:
-            raise UsageError(f"finish = {self.finish}: must be from k = {self.k} to the {most} who pass the last rung")
-        if numbers := [
-            value for value in (self.least_gain, *vars(self.expectation).values()) if not math.isfinite(value)
-        ]:
-            raise UsageError(f"least_gain and expectation: {numbers[0]!r} is no finite number")
+        through = self.rounds * self.round.plan.keep[-1]  # of a plan that can be
+        if self.rounds < 1:
+            raise UsageError(f"waves = {self.rounds}: must be at least 1")
+        if not self.k <= self.round.finish <= through:
+            raise UsageError(
+                f"finish = {self.round.finish}: must be from k = {self.k} to the {through} who pass the last rung"
+            )
+        numbers = (self.least_gain, *vars(self.expectation).values())
+        if bad := [value for value in numbers if not math.isfinite(value)]:
+            raise UsageError(f"least_gain and expectation: {bad[0]!r} is no finite number")
         if self.expectation.between <= 0:
             raise UsageError(f"expectation: between = {self.expectation.between:g}: a variance must be above 0")
 
     @property
     def n(self) -> int:
         """The most candidates that are opened."""
-        return self.wave * self.waves
+        return self.round.n * self.rounds
 
     @property
-    def rungs(self) -> tuple[float, ...]:
-        return tuple(rung_after(step, self.total_steps) for step in self.steps)
+    def k(self) -> int:
+        return self.round.k
 
-    def __call__(self, scores: Tensor, rung_index: int) -> list[int]:
-        """Of one wave of one prompt."""
-        return best_first(scores)[: self.keep[rung_index]]
+    @property
+    def stop(self) -> ExpectedGain:
+        return ExpectedGain(self.least_gain, self.expectation, self.rounds)
 
-    def gain(self, champions: Sequence[float], waiting: Sequence[float]) -> float:
-        """What the next wave is expected to gain; infinite while fewer than k wait.
+    def schedule(self, stop: StoppingRule | UntilLikely | None = None) -> Schedule:
+        """Raises UsageError for a rule that an adaptive plan does not go with: it has its own."""
+        if isinstance(stop, UntilLikely):
+            stop = stop.by(self.chances, self.rounds)
+        one = self.round
+        return Schedule(
+            one.n, one.k, one.plan.rungs, one.plan, stop or self.stop, finish=one.finish, keeps=one.k,
+            scorer=self.scorer,
+        )  # fmt: skip
 
-        champions: score of each wave's; waiting: scores of all who wait, best first. Scores that are NaN do not count.
-        """
-        seen = [score for score in champions if math.isfinite(score)]
-        there = [score for score in waiting if math.isfinite(score)]
-        if not seen or len(there) < self.k:
-            return math.inf
-        kth = np.full(len(seen), there[self.k - 1])
-        return float(self.expectation.gain(seen, kth, self.k)[-1])
-
-    def chance(self, waiting: Sequence[float], reward: float) -> float:
-        """That the k-th of those who wait (scores, best first) reaches a reward; 0 while fewer than k wait.
-
-        Raises UsageError for a plan that does not hold the chances.
-        """
-        if self.chances is None:
-            raise UsageError("confidence: the plan does not say how likely a reward is; make it again")
-        there = [score for score in waiting if math.isfinite(score)]
-        return self.chances.of(there[self.k - 1], reward) if len(there) >= self.k else 0.0
+    def in_words(self) -> str:
+        return f"up to {self.rounds} rounds of {self.round.plan.in_words()}, {self.round.finish} finished"
 
 
 Plan = FixedPlan | AdaptivePlan

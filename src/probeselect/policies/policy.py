@@ -1,10 +1,11 @@
-"""Policies: scores of one group at a rung -> the candidates that go on, best first.
+"""Policies: scores of one prompt's candidates at a rung -> those that go on, best first.
 
-Knows `topk`, `halving` and `all`; plans are in `plans`. Does not know what a score means, and never compares candidates
-of different prompts.
+One place to add a policy: a class, and its row in POLICIES. Does not know what a score means, and never compares
+candidates of different prompts. Plans (`plans`) are policies that were searched for.
 """
 
 import math
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -14,9 +15,22 @@ from probeselect.core.errors import UsageError
 
 
 class Policy(Protocol):
+    """Any callable of this form is a policy. One that keeps the best so many should be a `RankPolicy`."""
+
     def __call__(self, scores: Tensor, rung_index: int) -> list[int]:
-        """Indices into `scores` [N] (one group, the candidates still running) that go on, best first."""
+        """Indices into `scores` [N] (the candidates of one prompt that still run) that go on, best first."""
         ...
+
+
+class RankPolicy:
+    """Keeps the best-scored; how many is all that it decides, so that tables can be replayed in one go."""
+
+    def count(self, running: int, rung_index: int) -> int:
+        """How many of `running` candidates go on after the rung of this index, counted from 0."""
+        raise NotImplementedError
+
+    def __call__(self, scores: Tensor, rung_index: int) -> list[int]:
+        return best_first(scores)[: self.count(len(scores), rung_index)]
 
 
 def best_first(scores: Tensor) -> list[int]:
@@ -26,7 +40,7 @@ def best_first(scores: Tensor) -> list[int]:
 
 
 @dataclass(frozen=True)
-class TopK:
+class TopK(RankPolicy):
     """Keeps the best k at every rung, so the first rung makes the cut and later ones only rank again."""
 
     k: int
@@ -34,12 +48,12 @@ class TopK:
     def __post_init__(self) -> None:
         check_k(self.k)
 
-    def __call__(self, scores: Tensor, rung_index: int) -> list[int]:
-        return best_first(scores)[: self.k]
+    def count(self, running: int, rung_index: int) -> int:
+        return self.k
 
 
 @dataclass(frozen=True)
-class Halving:
+class Halving(RankPolicy):
     """Keeps the better half (rounded down, never below k) at each of `rung_count` rungs, k at the last."""
 
     k: int
@@ -48,19 +62,27 @@ class Halving:
     def __post_init__(self) -> None:
         check_k(self.k)
 
-    def __call__(self, scores: Tensor, rung_index: int) -> list[int]:
+    def count(self, running: int, rung_index: int) -> int:
         if rung_index >= self.rung_count:
             raise UsageError(f"policy halving: made for {self.rung_count} rungs, asked at rung {rung_index + 1}")
         last = rung_index == self.rung_count - 1
-        return best_first(scores)[: self.k if last else max(self.k, len(scores) // 2)]
+        return self.k if last else max(self.k, running // 2)
 
 
 @dataclass(frozen=True)
-class KeepAll:
+class KeepAll(RankPolicy):
     """Stops nobody; ranks only."""
 
-    def __call__(self, scores: Tensor, rung_index: int) -> list[int]:
-        return best_first(scores)
+    def count(self, running: int, rung_index: int) -> int:
+        return running
+
+
+# Of k and the number of rungs. The names are what `--policy` and `policy=` take, beside a plan.json.
+POLICIES: Mapping[str, Callable[[int, int], Policy]] = {
+    "topk": lambda k, rung_count: TopK(k),
+    "halving": Halving,
+    "all": lambda k, rung_count: KeepAll(),
+}
 
 
 def check_k(k: int) -> None:

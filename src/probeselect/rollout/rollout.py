@@ -1,7 +1,6 @@
 """Takes the candidates of all prompts from rung to rung, and yields a `Stage` at every rung.
 
-Knows the order of candidates and what a stage holds; does not know why a candidate is kept, nor how a batch is run
-(waves.py). A generator: each stage's `keep` says who goes on, and a last stage holds the finished pictures.
+Knows the order of candidates; does not know why a candidate is kept, nor how a batch is run (waves.py).
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -10,7 +9,8 @@ from typing import Any
 from probeselect.backbones.loading import Backbone
 from probeselect.backbones.taps import Tap
 from probeselect.core.candidates import Candidate
-from probeselect.rollout.stage import Stage, Tally
+from probeselect.core.stage import Stage
+from probeselect.rollout.tally import Tally
 from probeselect.rollout.waves import Waves
 
 __all__ = ["Stage", "Tally", "Waves", "rollout"]
@@ -21,6 +21,7 @@ def rollout(
     candidates: Sequence[Candidate],
     rungs: Sequence[float],
     *,
+    keep: Callable[[Stage], Sequence[int]] | None = None,
     taps: Sequence[Tap] = (),
     previews: bool = False,
     finish: bool = True,
@@ -34,9 +35,11 @@ def rollout(
 
     Args:
         rungs: increasing fractions of the trajectory.
+        keep: asked at every rung, once its stage has been yielded: the places in `stage.candidates` of those that go
+            on; the others stop there. None: everybody goes on.
         taps: activations to read at every rung; `X0` is the latent x0-prediction.
         previews: decode the x0-prediction at every rung, with the pipeline's own decoder.
-        batch_size: most candidates in one call of the pipeline; None means all, fewer where all do not fit.
+        batch_size: most candidates in one call of the pipeline; None means as many as fit, up to MOST_IN_A_BATCH.
         progress: called with (denoiser rows done, rows planned as far as is known) after every step;
             planned takes it that all who run finish, so it falls at every cut.
         say: called once with every sentence about what is not as planned, when it is found out.
@@ -51,11 +54,10 @@ def rollout(
     for rung in rungs:
         stage = waves.to_rung(running, rung, taps, previews)
         yield stage
-        running = [running[i] for i in stage.kept]
-        waves.forget_all_but(running)
+        if keep is not None:
+            running = [running[i] for i in sorted(set(keep(stage)))]
+            waves.forget_all_but(running)
         if not running:
             return
-    while finish and running:
-        stage = waves.to_end(running)
-        yield stage
-        running = stage.also
+    if finish:
+        yield waves.to_end(running)

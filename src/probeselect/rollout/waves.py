@@ -7,7 +7,7 @@ from the start, as a plain call of the pipeline. What was found out about a pipe
 
 import functools
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -18,7 +18,8 @@ from probeselect.backbones.loading import Backbone
 from probeselect.backbones.loop_modules import is_helper, loop_modules
 from probeselect.backbones.taps import Tap
 from probeselect.core.candidates import Candidate
-from probeselect.core.errors import ProbeSelectError, UsageError
+from probeselect.core.errors import ProbeSelectError, Stopped, UsageError
+from probeselect.core.stage import Stage
 from probeselect.rollout.arguments import check_arguments, has_pictures, spread
 from probeselect.rollout.callbacks import CallbackError, CallbackState
 from probeselect.rollout.encoders import EncoderMemo
@@ -27,11 +28,12 @@ from probeselect.rollout.memory import MemoryWatch
 from probeselect.rollout.outputs import alike
 from probeselect.rollout.replay import WaveRun
 from probeselect.rollout.rows import Indivisible
-from probeselect.rollout.shared import Shared, WaveResult
-from probeselect.rollout.stage import Stage, Tally
+from probeselect.rollout.shared import Shared, WaveResult, stage_of
+from probeselect.rollout.tally import Tally
 from probeselect.rollout.tape import DoesNotFit, Prefix
 
 Goal = Callable[..., WaveResult]  # of a run and its arguments
+MOST_IN_A_BATCH = 32  # candidates, where nothing is said: more are no faster, and one that fails costs more
 LOOKED_AT = 2  # steps of a batch that runs to the end at once, to see whether it was right
 
 
@@ -54,6 +56,7 @@ class Waves:
         self.manner = manner_of(backbone.pipe, arguments)
         self.manner.copies &= has_pictures(arguments)
         self.prefixes: dict[Candidate, Prefix] = {}
+        self.stopping = False
         self.running = self.rows_at_start = 0  # of the stretch from one rung to the next
         callbacks = any(name.startswith("callback") for name in arguments)
         memory = MemoryWatch(loop_modules(backbone.pipe), backbone.pipe, callbacks)
@@ -62,28 +65,39 @@ class Waves:
     def to_rung(self, candidates: Sequence[Candidate], rung: float, taps: Sequence[Tap], previews: bool) -> Stage:
         """Take candidates, new ones or ones that stand at one earlier rung, to a rung."""
         goal = functools.partial(_to_rung, rung=rung, taps=taps, preview=previews)
-        stage = _stage(candidates, self._run(candidates, goal, finishing=False))
+        stage = stage_of(candidates, [result for _, result in self._run(candidates, goal, finishing=False)])
         return replace(stage, asked=rung, rung=stage.completed_steps / stage.total_steps)
 
     def to_end(self, candidates: Sequence[Candidate]) -> Stage:
         """Finish candidates."""
-        return _stage(candidates, self._run(candidates, _to_end, finishing=True))
+        return stage_of(candidates, [result for _, result in self._run(candidates, _to_end, finishing=True)])
+
+    def finished(self, candidates: Sequence[Candidate]) -> Iterator[Stage]:
+        """Finish candidates, and yield each batch as soon as it is finished."""
+        for batch, result in self._run(candidates, _to_end, finishing=True):
+            yield stage_of(batch, [result])
+
+    def stop(self) -> None:
+        """End the run after the step that is being computed, which then raises Stopped; from any thread."""
+        self.stopping = True
 
     def forget_all_but(self, running: Sequence[Candidate]) -> None:
         keep = set(running)
         self.prefixes = {c: prefix for c, prefix in self.prefixes.items() if c in keep}
 
-    def _run(self, candidates: Sequence[Candidate], goal: Goal, finishing: bool) -> list[WaveResult]:
+    def _run(
+        self, candidates: Sequence[Candidate], goal: Goal, finishing: bool
+    ) -> Iterator[tuple[Sequence[Candidate], WaveResult]]:
         """Run all candidates in waves of near-equal size, in order."""
         self.running, self.rows_at_start = len(candidates), self.tally.denoiser_rows
-        results: list[WaveResult] = []
         start = 0
         while start < len(candidates):
+            if self.stopping:
+                raise Stopped
             wave = self._next_wave(candidates[start:], finishing)
             if (result := self._try(wave, goal, finishing)) is not None:
-                results.append(result)
+                yield wave, result
                 start += len(wave)
-        return results
 
     def _next_wave(self, left: Sequence[Candidate], finishing: bool) -> Sequence[Candidate]:
         if finishing and self.shared.memory.remembers:
@@ -92,7 +106,7 @@ class Waves:
         alike = [c.group == first.group or self.manner.mixed for c in left]
         alike = [each and self._is_recorded(c) == self._is_recorded(first) for each, c in zip(alike, left, strict=True)]
         left = left[: alike.index(False) if False in alike else len(left)]
-        most = min(bound for bound in (self.batch_size, self.manner.most, len(left)) if bound)
+        most = min(bound for bound in (self.batch_size or MOST_IN_A_BATCH, self.manner.most, len(left)) if bound)
         return left[: math.ceil(len(left) / math.ceil(len(left) / most))]
 
     def _is_recorded(self, candidate: Candidate) -> bool:
@@ -254,6 +268,8 @@ class Waves:
         self.tally.count(wave, modules, not all(is_helper(name) for name in modules))
         planned = self.rows_at_start + self.running * (self._run_now.total_steps - self._steps_before)
         self.progress(self.tally.denoiser_rows, max(planned, self.tally.denoiser_rows))
+        if self.stopping:
+            raise Stopped
 
     def _note(self, note: str) -> None:
         if note not in self.tally.notes:
@@ -269,22 +285,6 @@ def _to_rung(
 
 def _to_end(run: WaveRun, arguments: Mapping[str, Any], recorded_steps: int = 0) -> WaveResult:
     return run.to_end(arguments, recorded_steps)
-
-
-def _stage(candidates: Sequence[Candidate], results: Sequence[WaveResult]) -> Stage:
-    first = results[0]
-    embeddings = [r.prompt_embeddings for r in results if r.prompt_embeddings is not None]
-    return Stage(
-        rung=1.0,
-        completed_steps=first.completed_steps,
-        total_steps=first.total_steps,
-        candidates=list(candidates),
-        maps={tap: torch.cat([r.maps[tap] for r in results]) for tap in first.maps},
-        prompt_embeddings=torch.cat(embeddings) if len(embeddings) == len(results) else None,
-        pictures=None if first.pictures is None else [p for r in results for p in r.pictures or ()],
-        kept=list(range(len(candidates))),
-        flags=[flags for r in results for flags in r.flags],
-    )
 
 
 def _witnesses(wave: Sequence[Candidate]) -> list[int]:

@@ -9,7 +9,7 @@ from typing import Any
 from PIL import Image, ImageDraw, ImageFont
 
 from probeselect.evaluators.pictures import frame_count, frames_of, is_clip, sampled
-from probeselect.select.results import CandidateResult, Result
+from probeselect.select.records import CandidateResult, PromptResult
 
 CELL = 192  # px of one picture, or of one frame
 FRAMES = 3  # of a clip
@@ -42,7 +42,7 @@ class _Cell:
         return (0, frame * (self.height + BETWEEN)) if self.stacked else (frame * (self.width + BETWEEN), 0)
 
 
-def contact_sheet(result: Result) -> Image.Image:
+def contact_sheet(result: PromptResult) -> Image.Image:
     """Columns: the candidates in seed order. Rows: the preview at each rung, then the finished picture."""
     rows = max(len(candidate.scores) for candidate in result.candidates) + 1
     pictures = _pictures(result)
@@ -109,7 +109,7 @@ def _paste(sheet: Image.Image, picture: Any, cell: _Cell, corner: tuple[int, int
         sheet.paste(shown, (corner[0] + left, corner[1] + top))
 
 
-def _pictures(result: Result) -> list[Any]:
+def _pictures(result: PromptResult) -> list[Any]:
     """All that is to be shown: finished pictures first, then previews."""
     finished = [candidate.image for candidate in result.candidates]
     previews = [score.preview for candidate in result.candidates for score in candidate.scores]
@@ -127,7 +127,7 @@ def _cell_of(pictures: list[Any]) -> _Cell:
     return _Cell(width, height, most, stacked=width >= height)
 
 
-def _summary(result: Result, pictures: list[Any]) -> str:
+def _summary(result: PromptResult, pictures: list[Any]) -> str:
     cost = result.cost
     text = (
         f"{len(result.kept)} of {len(result.candidates)} kept, {cost.denoiser_rows} of {cost.denoiser_rows_all} "

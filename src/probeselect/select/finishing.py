@@ -1,26 +1,19 @@
-"""The end of a call: pictures of those who were finished, what evaluators say of them, and which are kept."""
+"""The end of a run: substitutes for pictures that went wrong, which ones are kept, and what it all cost."""
 
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import torch
 
 from probeselect.core.candidates import Candidate
 from probeselect.evaluators.base import Evaluator, judged
 from probeselect.policies.policy import best_first
-from probeselect.rollout.stage import Stage, Tally
-from probeselect.select.results import CandidateResult, Cost, Result
+from probeselect.rollout.tally import Tally
+from probeselect.select.records import CandidateResult, Cost, Decision
+from probeselect.select.results import Result
 
 Records = Mapping[Candidate, CandidateResult]
-
-
-def note_pictures(stage: Stage, records: Records) -> None:
-    """Note the pictures of all who were finished, and what is wrong with them."""
-    for candidate, picture, flags in zip(stage.candidates, stage.pictures or [], stage.flags, strict=True):
-        record = records[candidate]
-        record.image, record.completed_steps, record.flags = picture, stage.completed_steps, flags
 
 
 def substitutes(chosen: Sequence[Candidate], records: Records) -> list[Candidate]:
@@ -77,7 +70,7 @@ def keep(
         good = [c for c in mine if not records[c].flags]
         number = len(mine) if most is None else min(most, len(mine))
         if len(good) > number:
-            good = _best([records[c].rewards for c in good], good, evaluators)
+            good = _best(good, records, evaluators)
         elif len(good) < len(mine):
             good += [c for c in instead if not records[c].flags]
         kept += [*good, *(c for c in mine if records[c].flags)][:number]
@@ -89,18 +82,20 @@ def keep(
 def results_of(
     records: Records,
     kept: Sequence[Candidate],
-    decisions: Mapping[int, list[dict[str, Any]]],
+    decisions: Mapping[int, Sequence[Decision]],
     tally: Tally,
     seconds: float,
     seconds_scoring: float,
+    about: Mapping[str, str],
 ) -> list[Result]:
     """A result a prompt, of the candidates that were begun; seconds are shared by the steps computed for each."""
     steps = max(tally.denoiser_rows, 1)
     results = []
     for group in dict.fromkeys(c.group for c in records):
-        begun = {c: record for c, record in records.items() if c.group == group and record.completed_steps}
-        rows = sum(tally.steps_of[c] for c in begun)
-        by_module = sum((tally.rows_of.get(c, Counter()) for c in begun), Counter[str]())
+        everyone = {c: record for c, record in records.items() if c.group == group}
+        begun = {c: record for c, record in everyone.items() if record.completed_steps}
+        rows = sum(tally.steps_of[c] for c in everyone)
+        by_module = sum((tally.rows_of.get(c, Counter()) for c in everyone), Counter[str]())
         cost = Cost(
             denoiser_rows=rows,
             denoiser_rows_all=len(begun) * tally.total_steps,
@@ -109,17 +104,17 @@ def results_of(
             largest_wave=tally.largest_wave,
             wave_halvings=tally.wave_halvings,
             rows_by_module=dict(by_module),
-            restarted=sum(c in tally.restarted for c in begun),
+            restarted=sum(c in tally.restarted for c in everyone),
         )
-        mine = list(begun.values())
+        prompt = next(iter(everyone)).prompt
         chosen = [records[c] for c in kept if c.group == group]
-        results.append(Result(mine[0].prompt, mine, chosen, cost, decisions.get(group, []), list(tally.notes)))
+        made = list(decisions.get(group, ()))
+        results.append(Result(prompt, list(begun.values()), chosen, cost, made, list(tally.notes), about))
     return results
 
 
-def _best(
-    rewards: Sequence[Mapping[str, float]], candidates: list[Candidate], evaluators: Sequence[Evaluator]
-) -> list[Candidate]:
+def _best(candidates: list[Candidate], records: Records, evaluators: Sequence[Evaluator]) -> list[Candidate]:
     if not evaluators:
         return candidates
-    return [candidates[i] for i in best_first(torch.tensor([each[evaluators[0].name] for each in rewards]))]
+    rewards = [records[c].rewards.get(evaluators[0].name, math.nan) for c in candidates]
+    return [candidates[i] for i in best_first(torch.tensor(rewards))]

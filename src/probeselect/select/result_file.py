@@ -9,27 +9,25 @@ from typing import Any
 from probeselect.evaluators.pictures import frames_of, is_clip
 from probeselect.select.clips import FPS, check_clip_format, clip_name, save_clip
 from probeselect.select.contact_sheet import contact_sheet
-from probeselect.select.results import CandidateResult, Result
+from probeselect.select.records import CandidateResult, PromptResult
 
 FORMAT = 1
 
 
 def result_fields(
-    result: Result, *, model: str, scorer: str, policy: str, folder: str = "", clips: str = "webp"
+    result: PromptResult, folder: str = "", clips: str = "webp"
 ) -> dict[str, Any]:
     """One prompt's entry of result.json. `folder` stands before the pictures' names, `clips` is the format of clips."""
     best = result.kept[0] if result.kept else result.candidates[0]
     return {
         "format": FORMAT,
         "prompt": result.prompt,
-        "model": model,
-        "scorer": scorer,
-        "policy": policy,
+        **{name: result.about.get(name, "") for name in ("model", "scorer", "policy")},
         "steps": result.cost.denoiser_rows_all // len(result.candidates),
         "rungs": [score.rung for score in best.scores],
         "candidates": [_candidate_fields(candidate, folder, clips) for candidate in result.candidates],
         "kept": [candidate.seed for candidate in result.kept],
-        **({"decisions": result.decisions} if result.decisions else {}),
+        **({"decisions": [each.fields() for each in result.decisions]} if result.decisions else {}),
         **({"notes": result.notes} if result.notes else {}),
         "cost": {
             "denoiser_rows": result.cost.denoiser_rows,
@@ -72,7 +70,7 @@ def image_name(candidate: CandidateResult, clips: str = "webp") -> str:
     return clip_name(candidate.seed, clips) if is_clip(candidate.image) else f"seed-{candidate.seed}.png"
 
 
-def write_results(results: Sequence[Result], folder: Path, *, clips: str = "webp", fps: int = FPS, **about: str) -> Any:
+def write_results(results: Sequence[PromptResult], folder: Path, *, clips: str = "webp", fps: int = FPS) -> Any:
     """Write result.json, what was kept and the contact sheet; several prompts get a folder each.
 
     Pictures of any output type are saved as PNG, clips in the format `clips` ("webp", "mp4" or "gif") with `fps` frames
@@ -89,7 +87,7 @@ def write_results(results: Sequence[Result], folder: Path, *, clips: str = "webp
         for candidate in result.kept:
             _save(candidate, folder / sub / image_name(candidate, clips), fps)
         contact_sheet(result).save(folder / sub / "contact_sheet.png")
-        entries.append(result_fields(result, **about, folder=sub, clips=clips))
+        entries.append(result_fields(result, sub, clips))
     content = entries if several else entries[0]
     partial = folder / "result.json.partial"
     partial.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n")

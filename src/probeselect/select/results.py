@@ -1,63 +1,52 @@
-"""What selective generation gives back: candidates, who was kept, and what it cost."""
+"""What a call of the sampler gives back."""
 
-from dataclasses import dataclass, field
+import base64
+import io
+from dataclasses import dataclass
+from html import escape
+from pathlib import Path
 from typing import Any
 
+from probeselect.select.contact_sheet import contact_sheet
+from probeselect.select.records import CandidateResult, Cost, Decision, PromptResult, RungScore
+from probeselect.select.result_file import write_results
 
-@dataclass(frozen=True)
-class RungScore:
-    """What the scorer said of a candidate at one rung."""
-
-    rung: float
-    completed_steps: int
-    score: float
-    preview: Any = None  # decoded x0-prediction, when previews were asked for
+__all__ = ["CandidateResult", "Cost", "Decision", "Result", "RungScore"]
 
 
-@dataclass
-class CandidateResult:
-    """One candidate, stopped or finished."""
+@dataclass(frozen=True, repr=False)
+class Result(PromptResult):
+    """What became of one prompt. `images[i]` belongs to `kept[i]`, best first; `candidates` are in seed order.
 
-    prompt: str
-    seed: int
-    completed_steps: int = 0
-    kept: bool = False
-    image: Any = None  # in the pipeline's output type; None for one that was stopped
-    scores: list[RungScore] = field(default_factory=list)
-    rewards: dict[str, float] = field(default_factory=dict)
-    reasons: dict[str, list[str]] = field(default_factory=dict)
-    flags: list[str] = field(default_factory=list)  # what is wrong with the picture: "not finite", "safety checker"
+        result = sampler("a cat", n=5)
+        result.images[0]
+        result.save("cats")
 
+    """
 
-@dataclass(frozen=True)
-class Cost:
-    """Work done, all prompts of the call together. A guided step of one candidate is one denoiser row."""
+    def save(self, folder: str | Path) -> Path:
+        """Write result.json, the kept pictures and contact_sheet.png into a folder; returns the folder.
 
-    denoiser_rows: int
-    denoiser_rows_all: int  # what finishing every candidate would take
-    seconds: float
-    seconds_scoring: float
-    largest_wave: int
-    wave_halvings: int
-    rows_by_module: dict[str, int] = field(default_factory=dict)  # the same count for each module of the loop
-    restarted: int = 0  # candidates that were run again from the start, because replay did not fit them
+        Raises UsageError for what is no picture (latents).
+        """
+        write_results([self], Path(folder))
+        return Path(folder)
 
-    @property
-    def ratio(self) -> float:
-        return self.denoiser_rows / self.denoiser_rows_all
+    def contact_sheet(self) -> Any:
+        """A PIL image of all candidates: preview and score at each rung, and what became of them."""
+        return contact_sheet(self)
 
+    def __repr__(self) -> str:
+        prompt = self.prompt if len(self.prompt) <= 40 else self.prompt[:37] + "..."
+        seeds = ", ".join(str(candidate.seed) for candidate in self.kept) or "none"
+        return (
+            f"<Result {prompt!r}: kept seed {seeds} of {len(self.candidates)} candidates, "
+            f"{self.cost.denoiser_rows} of {self.cost.denoiser_rows_all} steps>"
+        )
 
-@dataclass(frozen=True)
-class Result:
-    """What became of one prompt. `images[i]` belongs to `kept[i]`, best first; `candidates` are in seed order."""
-
-    prompt: str
-    candidates: list[CandidateResult]
-    kept: list[CandidateResult]
-    cost: Cost  # of this prompt's candidates; seconds are its share of the call's
-    decisions: list[dict[str, Any]] = field(default_factory=list)  # of an adaptive plan, wave after wave
-    notes: list[str] = field(default_factory=list)  # what was not as planned, a sentence each
-
-    @property
-    def images(self) -> list[Any]:
-        return [candidate.image for candidate in self.kept]
+    def _repr_html_(self) -> str:
+        """For notebooks: the contact sheet and what it cost."""
+        out = io.BytesIO()
+        self.contact_sheet().save(out, "PNG")
+        data = base64.b64encode(out.getvalue()).decode()
+        return f'<p>{escape(repr(self)[1:-1])}</p><img src="data:image/png;base64,{data}" alt="{escape(self.prompt)}">'

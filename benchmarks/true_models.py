@@ -16,7 +16,7 @@ import transformers
 
 from probeselect.backbones.loading import Backbone
 from probeselect.probe.network import Head, Probe, ProbeConfig
-from probeselect.rollout.stage import Stage
+from probeselect.core.stage import Stage
 from probeselect.scorers.scorers import ProbeScorer
 
 N, RUNG = 5, 0.2

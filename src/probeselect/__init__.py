@@ -1,4 +1,12 @@
-"""probeselect: start many candidates of a picture, score them early, finish only the promising ones."""
+"""probeselect: start many candidates of a picture, score them early, finish only the promising ones.
+
+from probeselect import SelectiveSampler
+
+sampler = SelectiveSampler("embedded")
+result = sampler("two dogs above a purple book", n=5, num_inference_steps=20)
+result.images[0]
+
+"""
 
 from typing import TYPE_CHECKING, Any
 
@@ -6,23 +14,55 @@ from probeselect.core.version import VERSION as __version__
 
 if TYPE_CHECKING:
     from probeselect.backbones.loading import Backbone, load_backbone
+    from probeselect.core.candidates import Candidate
+    from probeselect.core.errors import ProbeSelectError, UsageError
+    from probeselect.core.stage import Stage
+    from probeselect.data.dataset import Dataset
+    from probeselect.evaluators.base import Evaluator
+    from probeselect.evaluators.table import load_evaluator
+    from probeselect.policies.plan_file import load_plan
+    from probeselect.policies.policy import Policy
+    from probeselect.policies.stopping import StoppingRule, Until, UntilLikely
     from probeselect.probe.files import load_probe
     from probeselect.probe.network import Probe
-    from probeselect.scorers.scorers import Scorer
-    from probeselect.select.results import Result
-    from probeselect.select.sampler import SelectiveSampler
-
-__all__ = ["Backbone", "Probe", "Result", "Scorer", "SelectiveSampler", "__version__", "load_backbone", "load_probe"]
+    from probeselect.scorers.scorers import Scorer, load_scorer
+    from probeselect.select.events import Event, Finished, Judged, Kept, Scored, Stopped
+    from probeselect.select.results import CandidateResult, Cost, Decision, Result
+    from probeselect.select.sampler import Run, SelectiveSampler
 
 _HOMES = {
     "Backbone": "backbones.loading",
+    "Candidate": "core.candidates",
+    "CandidateResult": "select.records",
+    "Cost": "select.records",
+    "Dataset": "data.dataset",
+    "Decision": "select.records",
+    "Evaluator": "evaluators.base",
+    "Event": "select.events",
+    "Finished": "select.events",
+    "Judged": "select.events",
+    "Kept": "select.events",
+    "Policy": "policies.policy",
     "Probe": "probe.network",
+    "ProbeSelectError": "core.errors",
     "Result": "select.results",
+    "Run": "select.sampler",
+    "Scored": "select.events",
     "Scorer": "scorers.scorers",
     "SelectiveSampler": "select.sampler",
+    "Stage": "core.stage",
+    "Stopped": "select.events",
+    "StoppingRule": "policies.stopping",
+    "Until": "policies.stopping",
+    "UntilLikely": "policies.stopping",
+    "UsageError": "core.errors",
     "load_backbone": "backbones.loading",
+    "load_evaluator": "evaluators.table",
+    "load_plan": "policies.plan_file",
     "load_probe": "probe.files",
+    "load_scorer": "scorers.scorers",
 }
+__all__ = ["__version__", *_HOMES]
 
 
 def __getattr__(name: str) -> Any:
@@ -32,3 +72,7 @@ def __getattr__(name: str) -> Any:
     from importlib import import_module
 
     return getattr(import_module(f"probeselect.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -35,7 +35,7 @@ from probeselect.data.shards import (
 )
 from probeselect.probe.maps import orthonormal, project, reduced
 from probeselect.rollout.rollout import rollout
-from probeselect.rollout.stage import Tally
+from probeselect.rollout.tally import Tally
 
 TRIES = 3  # of a group, before it is given up
 

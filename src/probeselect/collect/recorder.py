@@ -17,6 +17,7 @@ from probeselect.backbones.taps import Tap
 from probeselect.collect.maker import CollectSettings, ShardMaker, configuration
 from probeselect.core.candidates import Candidate
 from probeselect.core.errors import UsageError
+from probeselect.core.stage import Stage
 from probeselect.data.dataset import Dataset, append, pin_growing
 from probeselect.data.prompts import Prompt
 from probeselect.data.sealed import read_manifest
@@ -32,7 +33,6 @@ from probeselect.data.shards import (
     image_name,
     read_rows,
 )
-from probeselect.rollout.stage import Stage
 
 
 class Recorder:

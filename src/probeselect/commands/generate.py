@@ -17,12 +17,13 @@ from probeselect.commands.options import (
     evaluators_named,
     fractions,
     pipeline_arguments,
-    rows_bar,
+    stop_by,
 )
 from probeselect.commands.outcome import faults, no_reward, print_result
 from probeselect.commands.pictures import inputs
 from probeselect.core.candidates import candidates_of
 from probeselect.core.errors import UsageError
+from probeselect.core.names import short_name
 from probeselect.core.rungs import check_apart
 
 PICTURES, EVALUATORS = "Pictures", "Evaluators"
@@ -103,11 +104,14 @@ def generate(
     record_share: Annotated[float, typer.Option(help="of the stopped, how many are finished for the record")] = 0.1,
     record_limit: Annotated[float, typer.Option(help="GB; a fuller dataset is left as it is")] = 10.0,
     until: Annotated[
-        float | None, typer.Option(help="reward that is good enough: more candidates of a prompt until it is reached")
+        float | None, typer.Option(help="reward that is good enough: rounds of fresh seeds until the kept reach it")
     ] = None,
-    waves: Annotated[int | None, typer.Option(help="with --until: n candidates at most so often; default: 4")] = None,
+    rounds: Annotated[
+        int | None, typer.Option("--rounds", help="with --until: maximum number of rounds; default: 4")
+    ] = None,
     confidence: Annotated[
-        float | None, typer.Option(help="with --until and an adaptive plan: stop when that is so likely, 0 to 1")
+        float | None,
+        typer.Option(help="with --until and an adaptive plan: stop when the reward is so likely (0-1)"),
     ] = None,
     previews: Annotated[
         bool, typer.Option("--previews/--no-previews", help="decode every candidate at every rung, to be looked at")
@@ -118,26 +122,19 @@ def generate(
     """Generate n candidates of each prompt, stop the weak ones early, finish the best k."""
     from probeselect.backbones.quiet import quiet_libraries
     from probeselect.backbones.requirements import class_of
-    from probeselect.policies.diversity import check_diversity
-    from probeselect.policies.plan_file import check_schedule
-    from probeselect.select.adaptive import check_adaptive, other_scorer
-    from probeselect.select.anytime import check_target
-    from probeselect.select.sampler import SelectiveSampler
+    from probeselect.policies.named import schedule_for
+    from probeselect.select.sampler import SelectiveSampler, check_together
 
     if steps == 1 and policy != "all":
         raise UsageError("--steps 1: a rung needs at least 2 steps; give more, or finish everyone with --policy all")
     arguments = pipeline_arguments(model, steps, guidance, height, width, negative_prompt, least=1)
-    n, k, rung_values, decide = check_schedule(n, k, () if steps == 1 else fractions(rungs), policy)
-    check_diversity(diversity)
-    check_adaptive(decide, diversity, record is not None)
-    check_target(until, confidence, waves, decide, evaluate.split(",") if evaluate else [])
-    candidates_of(prompts, n, seed=seed)
-    if rung_values:
-        check_apart(rung_values, steps)
+    schedule = schedule_for(n, k, () if steps == 1 else fractions(rungs), policy, stop_by(until, rounds, confidence))
+    check_together(schedule, diversity, record is not None, bool(evaluate))
+    candidates_of(prompts, schedule.most, seed=seed)
+    if schedule.rungs:
+        check_apart(schedule.rungs, steps)
     evaluators = evaluators_named(evaluate)
     check_folder(out)
-    if record is not None and not rung_values:
-        raise UsageError("--record: needs a rung, where activations are kept")
     for option, name in (("--device", device), ("--evaluator-device", evaluator_device)):
         check_device(option, name)
     judges_dtype = check_dtype("--evaluator-dtype", evaluator_dtype)
@@ -163,34 +160,23 @@ def generate(
     sampler = SelectiveSampler(
         backbone, scorer, batch_size=batch_size, evaluator_device=judges_device, evaluator_dtype=judges_dtype
     )
-    if note := other_scorer(decide, sampler.scorer.name):
-        print(f"probeselect: {policy}: {note}", file=sys.stderr)
+    if schedule.scorer and (name := short_name(sampler.scorer.name)) != schedule.scorer:
+        print(
+            f"probeselect: {policy}: made with the scores of {schedule.scorer}; its numbers may not be those of {name}",
+            file=sys.stderr,
+        )
     recorder = None
     if record is not None:
         from probeselect.collect.maker import CollectSettings
         from probeselect.collect.recorder import Recorder
 
         taps = sampler.scorer.taps or taps_to_collect(backbone)
-        settings = CollectSettings(run="recorded", n=n, rungs=rung_values, groups_per_shard=1)
+        settings = CollectSettings(run="recorded", n=schedule.n, rungs=schedule.rungs, groups_per_shard=1)
         recorder = Recorder(record, backbone, taps, settings, arguments, record_share, 1e9 * record_limit)
-    with rows_bar() as progress:
-        results = sampler(
-            prompts,
-            n,
-            k,
-            rung_values,
-            policy=decide,
-            diversity=diversity,
-            seed=seed,
-            evaluators=judges,
-            previews=previews,
-            record=recorder,
-            until=until,
-            confidence=confidence,
-            waves=waves,
-            progress=progress,
-            **arguments,
-        )
+    results = sampler(
+        prompts, n, k, schedule.rungs, policy=policy, stop=stop_by(until, rounds, confidence), diversity=diversity,
+        seed=seed, evaluators=judges, previews=previews, record=recorder, **arguments,
+    )  # fmt: skip
     if recorder is not None:
         from probeselect.collect.score import score_shard
 
@@ -198,9 +184,8 @@ def generate(
             score_shard(recorder.dataset, judge, shard)
         if recorder.full:
             print(f"probeselect: {record} holds {record_limit:g} GB: nothing more is recorded", file=sys.stderr)
-    about = {"model": model, "scorer": sampler.scorer.name, "policy": policy}
     rate = given.fps(type(backbone.pipe), FPS)
-    content = write_results(results, out, clips=clip_format or "webp", fps=rate, **about)
+    content = write_results(results, out, clips=clip_format or "webp", fps=rate)
     if as_json:
         print(json.dumps(content, ensure_ascii=False))
     else:

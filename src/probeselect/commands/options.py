@@ -1,6 +1,5 @@
 """What the commands share: options, their checks, the progress bars."""
 
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
@@ -82,20 +81,17 @@ def check_folder(out: Path) -> None:
         raise UsageError(f"--out {out}: is a file, must be a folder")
 
 
-class rows_bar:
-    """Progress on stderr in denoiser rows, with rate and time left; silent when stderr is no terminal."""
+def stop_by(until: float | None, rounds: int | None, confidence: float | None) -> Any:
+    """The stopping rule of --until, --rounds and --confidence; None where nothing is asked for."""
+    from probeselect.policies.stopping import Until, UntilLikely
 
-    def __init__(self) -> None:
-        from tqdm import tqdm
-
-        self.bar: Any = tqdm(unit=" rows", file=sys.stderr, disable=None, leave=False)
-
-    def __enter__(self) -> Callable[[int, int], None]:
-        return self.update
-
-    def update(self, done: int, planned: int) -> None:
-        self.bar.total = planned
-        self.bar.update(done - self.bar.n)
-
-    def __exit__(self, *exception: object) -> None:
-        self.bar.close()
+    if until is None:
+        for option, value in (("--confidence", confidence), ("--rounds", rounds)):
+            if value is not None:
+                raise UsageError(f"{option} {value:g}: needs --until, the reward that is good enough")
+        return None
+    if confidence is None:
+        return Until(until) if rounds is None else Until(until, rounds)
+    if rounds is not None:
+        raise UsageError(f"--rounds {rounds}: with --confidence the plan says how many")
+    return UntilLikely(until, confidence)

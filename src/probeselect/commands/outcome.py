@@ -17,9 +17,9 @@ def print_result(result: Any) -> None:
         for name, reasons in candidate.reasons.items():
             print(f"              {name}: {'; '.join(reasons)}")
     for made in result.decisions:
-        first, last = made["seeds"][0], made["seeds"][-1]
+        first, last = made.seeds[0], made.seeds[-1]
         seeds = f"seed {first}" if first == last else f"seeds {first} to {last}"
-        print(f"  wave {made['wave']}, {seeds}: {_why(made)}: {made['decision']}")
+        print(f"  round {made.round}, {seeds}: {made.in_words()}")
     cost = result.cost
     print(f"  {cost.denoiser_rows} of {cost.denoiser_rows_all} denoiser rows ({cost.ratio:.2f}), {cost.seconds:.2f} s")
 
@@ -51,19 +51,3 @@ def no_reward(results: Sequence[Any]) -> bool:
         for candidate in result.candidates
         for reward in candidate.rewards.values()
     )
-
-
-def _why(made: dict[str, Any]) -> str:
-    """What a decision was made by."""
-    if "until" in made:
-        return f"reward {_figure(made['reward'])}, {made['until']:g} is good enough"
-    best = f"best score {_figure(made['best'])}"
-    if "chance" in made:
-        return f"{best}, good enough by a chance of {made['chance']:.0%}, {made['confidence']:.0%} is asked for"
-    if made["expected_gain"] is None:
-        return best
-    return f"{best}, another wave would gain {made['expected_gain']:.4f}, {made['least_gain']:.4f} is the least"
-
-
-def _figure(value: float | None) -> str:
-    return "none" if value is None else f"{value:.3f}"

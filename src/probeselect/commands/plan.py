@@ -3,12 +3,15 @@
 import json
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from probeselect.commands.options import Json
 from probeselect.core.errors import UsageError
+
+if TYPE_CHECKING:
+    from probeselect.policies.plan_file import Outcome, PlanFile
 
 
 def plan(
@@ -50,6 +53,9 @@ def plan(
         from probeselect.evaluation.inputs import of_score_tables
 
         judged = of_score_tables({source.stem: source}, rewards)
+    import msgspec
+
+    from probeselect.policies.plan_file import write_plan
     from probeselect.policies.planner import Planner, halves, plan_for
 
     chosen = _chosen(judged, scorer, [Path(each).name for each in probe or []])
@@ -61,39 +67,40 @@ def plan(
         judged, chosen, *halves(len(judged.rewards)), k=k, scoring_cost=scoring_cost or 0.0,
         seconds_per_row=seconds.row if seconds else None,
     )  # fmt: skip
-    fields = plan_for(planner, budget, adaptive)
-    fields["notes"] = notes + fields["notes"]
-    _write(fields, out)
+    found = plan_for(planner, budget, adaptive)
+    found = msgspec.structs.replace(found, notes=(*notes, *found.notes))
+    write_plan(out, found)
     if as_json:
-        print(json.dumps(fields))
+        print(json.dumps(msgspec.to_builtins(found)))
         return
-    for note in fields["notes"]:
+    for note in found.notes:
         print(f"probeselect: {note}", file=sys.stderr)
-    for line in lines(fields):
+    for line in lines(found):
         print(line)
     print(f"{out} is for `probeselect generate --policy {out}`")
 
 
-def lines(fields: dict[str, Any]) -> list[str]:
+def lines(plan: "PlanFile") -> list[str]:
     """A plan for people: what it does, what it earns, and against what."""
-    whole = f"{fields['schedule']}: {_cost(fields)}, {fields['evaluator']} {_with(fields, 'expected')}"
-    told = f"on {fields['prompts']['report']} prompts that it was not planned on ({fields['tried']} schedules tried)"
-    found = [f"{whole} {told}"]
-    for name, each in fields["baselines"].items():
-        if each["expected"] is not None:
-            lead = "" if each["lead"] is None else f"; the plan earns {_with(each, 'lead', '+')} more"
-            found.append(f"  {name}, {each['schedule']}: {_cost(each)}, {each['expected']:.3f}{lead}")
+    earns = _with_interval(plan.expected, plan.interval)
+    tried = f"{plan.prompts['report']} held-out prompts ({plan.tried} schedules tried)"
+    found = [f"{plan.schedule}: {_cost(plan)}, {plan.evaluator} {earns} on {tried}"]
+    for name, each in plan.baselines.items():
+        if each.expected is not None:
+            lead = "" if each.lead is None else _with_interval(each.lead, each.lead_interval, "+")
+            more = f"; the plan earns {lead} more" if lead else ""
+            found.append(f"  {name}, {each.schedule}: {_cost(each)}, {each.expected:.3f}{more}")
     return found
 
 
-def _cost(fields: dict[str, Any]) -> str:
-    return f"{fields['cost']:.1f} rows" + (f" ({fields['seconds']:.2f} s)" if "seconds" in fields else "")
+def _cost(earned: "PlanFile | Outcome") -> str:
+    return f"{earned.cost:.1f} rows" + (f" ({earned.seconds:.2f} s)" if isinstance(earned.seconds, float) else "")
 
 
-def _with(fields: dict[str, Any], name: str, sign: str = "") -> str:
-    low, high = fields["interval" if name == "expected" else f"{name}_interval"]
-    value = format(fields[name], f"{sign}.3f")
-    return value if low is None else f"{value} [{low:{sign}.3f}, {high:{sign}.3f}]"
+def _with_interval(value: Any, interval: Any, sign: str = "") -> str:
+    low, high = interval
+    text = format(value, f"{sign}.3f")
+    return text if low is None else f"{text} [{low:{sign}.3f}, {high:{sign}.3f}]"
 
 
 def _chosen(judged: Any, name: str, probes: list[str]) -> Any:
@@ -114,10 +121,3 @@ def judged_of_dataset(folder: Path, probes: list[str], evaluator: str) -> tuple[
     formulas = source.formulas([source.evaluator])
     judged = of_table(source.dataset, source.table, source.evaluator, source.probes, formulas)
     return judged, [*source.faults, *source.notes]
-
-
-def _write(fields: dict[str, Any], out: Path) -> None:
-    out.parent.mkdir(parents=True, exist_ok=True)
-    partial = out.with_name(out.name + ".partial")
-    partial.write_text(json.dumps(fields, indent=1) + "\n")
-    partial.replace(out)

@@ -2,19 +2,12 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from probeselect.core.errors import UsageError
 from probeselect.core.metrics import Floats
-
-
-def short_name(scorer: str) -> str:
-    """ "fusion:some/where/mine" -> "fusion:mine": a scorer is called the same wherever its folder lies."""
-    kind, _, place = scorer.rpartition(":")
-    return f"{kind}:{Path(place).name}" if kind else Path(place).name
 
 
 @dataclass(frozen=True)

@@ -30,7 +30,7 @@ from probeselect.evaluation.calibration import calibration
 from probeselect.evaluation.tables import BLIND, by_evaluator, kept_by, pooled_of_a_constant, strips
 from probeselect.evaluation.timing import Timing
 from probeselect.policies.plans import FixedPlan
-from probeselect.policies.simulate import CANDIDATES, CUT, PSP, best_of_rows, in_words, replay, rows_of, scored_of
+from probeselect.policies.simulate import CANDIDATES, CUT, PSP, best_of_rows, replay
 
 SEVERAL = (PSP, (10, (0.1, 0.2, 0.3), (5, 2, 1)))  # candidates, rungs and who goes on
 SWEEP = (2, 3, 4, 5, 6, 8, 10, 12, 16, 20, 24, 32, 40, 50)
@@ -144,17 +144,17 @@ def _compute(judged: Judged, timing: Timing | None) -> Iterator[dict[str, Any]]:
     single = [FixedPlan(n, 1, (cut,), (1,), judged.total_steps) for n in SWEEP if n <= most]
     means = best_of_by_prompt(1, judged.rewards, judged.valid)  # what a cut at random keeps, whatever n
     for plan in single:
-        rows = rows_of(plan)
-        yield _earned(judged, "cut at random", in_words(plan), plan.n, rows, means) | _seconds(timing, "", rows, 0)
+        rows = plan.rows
+        yield _earned(judged, "cut at random", plan.in_words(), plan.n, rows, means) | _seconds(timing, "", rows, 0)
     for name, scores, plans in (
         *((scorer.name, scorer.scores, _plans(judged, scorer, most)) for scorer in judged.scorers),
         ("oracle", {cut: judged.rewards}, single),
     ):
         for plan in plans:
             found = replay(plan, scores, judged.rewards, judged.valid)
-            rows = rows_of(plan)
-            seconds = _seconds(timing, name, rows, scored_of(plan))
-            yield _earned(judged, name, in_words(plan), plan.n, rows, found.by_prompt) | seconds
+            rows = plan.rows
+            seconds = _seconds(timing, name, rows, plan.scored)
+            yield _earned(judged, name, plan.in_words(), plan.n, rows, found.by_prompt) | seconds
 
 
 def _seconds(timing: Timing | None, scorer: str, rows: int, scored: int) -> dict[str, float | None]:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from probeselect.core.errors import UsageError
-from probeselect.core.judged import short_name
+from probeselect.core.names import short_name
 
 
 @dataclass(frozen=True)

@@ -38,7 +38,8 @@ class Chances:
 
     def of(self, score: ArrayLike, reward: float) -> Floats:
         """The chance that a candidate of this score reaches this reward; of scores [...], as many chances."""
-        found: Floats = np.interp(score, self.scores, [_reaching(np.array(bin_), reward) for bin_ in self.rewards])
+        reaching = [_reaching(np.array(quantiles), reward) for quantiles in self.rewards]
+        found: Floats = np.interp(np.asarray(score, dtype=np.float64), self.scores, reaching)
         return found
 
 

@@ -31,7 +31,7 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     expected: float | None  # mean reward; None where nothing could be measured
     interval: Interval
     seconds: float | msgspec.UnsetType = msgspec.UNSET
-    lead: float | None | msgspec.UnsetType = msgspec.UNSET  # by how much the plan earns more, on prompts that both have
+    lead: float | msgspec.UnsetType | None = msgspec.UNSET  # by how much the plan earns more, on prompts that both have
     lead_interval: Interval | msgspec.UnsetType = msgspec.UNSET
 
 
@@ -65,6 +65,17 @@ class PlanFile(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     tried: int | None = None
     notes: Any = ()
 
+    @classmethod
+    def of(cls, plan: Plan) -> "PlanFile":
+        """What steers a run, and nothing else."""
+        if isinstance(plan, FixedPlan):
+            return cls(format=1, n=plan.n, k=plan.k, rungs=_rungs(plan), total_steps=plan.total_steps)
+        return cls(
+            format=1, kind="adaptive", wave=plan.round.n, finish=plan.round.finish, least_gain=plan.least_gain,
+            expectation=plan.expectation, chances=plan.chances, n=plan.n, k=plan.k, rungs=_rungs(plan.round.plan),
+            total_steps=plan.round.total_steps, scorer=plan.scorer,
+        )  # fmt: skip
+
     def plan(self) -> Plan:
         """The plan that it holds. Raises UsageError for one that cannot be."""
         steps, keep = tuple(rung.step for rung in self.rungs), tuple(rung.keep for rung in self.rungs)
@@ -80,6 +91,10 @@ class PlanFile(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         one = RoundPlan(self.wave, steps, keep, self.total_steps, self.k, self.finish)
         rounds = self.n // self.wave
         return AdaptivePlan(one, rounds, self.least_gain, self.expectation, self.chances, self.scorer)
+
+
+def _rungs(plan: FixedPlan) -> tuple[PlanRung, ...]:
+    return tuple(PlanRung(step, keep) for step, keep in zip(plan.steps, plan.keep, strict=True))
 
 
 def load_plan(path: Path) -> Plan:

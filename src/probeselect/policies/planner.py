@@ -5,21 +5,32 @@ Knows tables of scores and rewards; does not know where they come from. Imports 
 
 import functools
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, replace
-from typing import Any
+from dataclasses import dataclass, replace
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
 from probeselect.core.errors import UsageError
 from probeselect.core.judged import Judged, Scorer
 from probeselect.core.metrics import Floats, bootstrap_interval
-from probeselect.core.plain import plain
 from probeselect.core.rungs import completed_steps
+from probeselect.policies.plan_file import Interval, Outcome, PlanFile
 from probeselect.policies.plans import AdaptivePlan, FixedPlan
-from probeselect.policies.search import Draws, MakeDraws, Space, most_candidates, search, search_at_random
-from probeselect.policies.search_adaptive import CAP, gains_of, paths_of, search_adaptive, shape_of, stopped
-from probeselect.policies.simulate import CANDIDATES, CUT, PSP, best_of_rows, in_words, replay, rows_of, scored_of
+from probeselect.policies.search import MakeDraws, Space, most_candidates, search, search_at_random
+from probeselect.policies.search_adaptive import MAX_BUDGETS, search_adaptive
+from probeselect.policies.simulate import (
+    CANDIDATES,
+    CUT,
+    PSP,
+    Draws,
+    best_of_rows,
+    enough_by,
+    paths_of,
+    replay,
+    rows_by_round,
+    stopped,
+)
 
 REPORT_DRAWS = 256
 ENOUGH_PROMPTS = 128
@@ -70,7 +81,7 @@ class Planner:
 
     def space(self, budget: float) -> Space:
         steps = tuple(sorted(step for step in self.scorer.scores if step < self.total_steps - 1))
-        affordable = CAP * budget / (min(steps, default=0) + 1)
+        affordable = MAX_BUDGETS * budget / (min(steps, default=0) + 1)
         most = max(int(affordable), self.k) if affordable < self.most else self.most
         return Space(steps, self.total_steps, self.k, budget, self.scoring_cost, most)
 
@@ -82,27 +93,26 @@ class Planner:
         @functools.cache
         def make(count: int) -> Draws:
             fewer = max(1, round(count * share))
-            return Draws(tables, judged.rewards[rows], judged.valid[rows], space.most, fewer)
+            return Draws.at_random(tables, judged.rewards[rows], judged.valid[rows], space.most, fewer)
 
         return make
 
     def fixed(self, plan: FixedPlan) -> Earnings:
         rewards, valid = self.judged.rewards[self.report], self.judged.valid[self.report]
         found = replay(plan, self._tables(plan.steps), rewards, valid, REPORT_DRAWS)
-        rows, scoring = rows_of(plan), self.scoring_cost * scored_of(plan)
-        return Earnings(schedule_of(plan), found.by_prompt, rows, rows + scoring)
+        return Earnings(plan.in_words(), found.by_prompt, plan.rows, plan.rows + self.scoring_cost * plan.scored)
 
     def adaptive(self, plan: AdaptivePlan) -> Earnings:
         rewards, valid = self.judged.rewards[self.report], self.judged.valid[self.report]
-        draws = Draws(self._tables(plan.steps), rewards, valid, plan.n, REPORT_DRAWS, seed=1)
-        shape = shape_of(plan)
-        paths = paths_of(shape, draws, plan.waves, self.scoring_cost)
-        gains = gains_of(paths, plan.expectation, plan.k)
-        reward, cost = stopped(paths, gains, plan.least_gain)
-        rows = stopped(replace(paths, rows=paths_of(shape, draws, plan.waves).rows), gains, plan.least_gain)[1]
+        one = plan.round
+        draws = Draws.at_random(self._tables(one.steps), rewards, valid, plan.n, REPORT_DRAWS, seed=1)
+        paths = paths_of(one, draws, plan.rounds)
+        enough = enough_by(plan.stop, paths)
+        reward, rows = stopped(paths, enough, rows_by_round(one, plan.rounds))
+        cost = stopped(paths, enough, rows_by_round(one, plan.rounds, self.scoring_cost))[1]
         by_prompt = np.full(len(rewards), np.nan)
         by_prompt[draws.prompts] = reward
-        return Earnings(schedule_of(plan), by_prompt, float(rows.mean()), float(cost.mean()))
+        return Earnings(plan.in_words(), by_prompt, float(rows.mean()), float(cost.mean()))
 
     def best_of(self, cost: float) -> Earnings:
         rewards, valid = self.judged.rewards[self.report], self.judged.valid[self.report]
@@ -118,54 +128,42 @@ def halves(prompts: int) -> tuple[Rows, Rows]:
     return np.arange(0, prompts, 2), np.arange(1, prompts, 2)
 
 
-def plan_for(planner: Planner, budget: float, adaptive: bool = False) -> dict[str, Any]:
+def plan_for(planner: Planner, budget: float, adaptive: bool = False) -> PlanFile:
     """What plan.json holds. Intervals are 95 %, by bootstrap over the report prompts, leads paired by prompt.
 
     Raises UsageError for a budget that cannot be.
     """
-    notes = []
+    notes: tuple[str, ...] = ()
     ceiling = (planner.total_steps + planner.scoring_cost) * planner.most
     if budget > ceiling:
-        notes.append(
-            f"budget {budget:g}: {planner.most} candidates a prompt take no more than {ceiling:g} rows; planned so"
-        )
-        budget = ceiling
+        many = f"{planner.most} candidates a prompt take no more than {ceiling:g} rows; planned so"
+        notes, budget = (f"budget {budget:g}: {many}",), ceiling
     space = planner.space(budget)
     make = planner.draws(space)
-    found: Any = search_adaptive(space, make) if adaptive else search(space, make)
-    plan: FixedPlan | AdaptivePlan = found.plan
+    plan: FixedPlan | AdaptivePlan
+    if adaptive:
+        best = search_adaptive(space, make)
+        plan, planned, tried = best.plan, best.planned, best.tried
+    else:
+        found = search(space, make)
+        plan, planned, tried = found.plan, found.planned, found.tried
     if not (planner.judged.valid[planner.report].sum(1) >= plan.n).any():
         raise UsageError(
             f"no prompt of those to report on has the {plan.n} candidates of the plan: give some that have"
         )
     made = planner.adaptive(plan) if isinstance(plan, AdaptivePlan) else planner.fixed(plan)
-    own: dict[str, Any] = {}
-    if isinstance(plan, AdaptivePlan):
-        told = {"least_gain": plan.least_gain, "expectation": asdict(plan.expectation), "chances": vars(plan.chances)}
-        own = {"kind": "adaptive", "wave": plan.wave, "finish": plan.finish, **told}
-    fields = {
-        "format": 1,
-        **own,
-        "n": plan.n,
-        "k": plan.k,
-        "rungs": [{"step": step, "keep": keep} for step, keep in zip(plan.steps, plan.keep, strict=True)],
-        "total_steps": plan.total_steps,
-        **earnings_fields(made, planner.seconds_per_row),
-        "baselines": {
-            name: earnings_fields(each, planner.seconds_per_row, made)
-            for name, each in _baselines(planner, space, made, found.tried, adaptive)
+    outcome = outcome_of(made, planner.seconds_per_row)
+    return msgspec.structs.replace(
+        PlanFile.of(plan), schedule=made.schedule, rows=outcome.rows, cost=outcome.cost, expected=outcome.expected,
+        interval=outcome.interval, seconds=outcome.seconds, scorer=planner.scorer.name,
+        baselines={
+            name: outcome_of(each, planner.seconds_per_row, made)
+            for name, each in _baselines(planner, space, made, tried, adaptive)
         },
-        "scorer": planner.scorer.name,
-        "evaluator": planner.judged.evaluator,
-        "budget": budget,
-        "scoring_cost": planner.scoring_cost,
-        "prompts": {"planning": len(planner.planning), "report": int(np.isfinite(made.reward).sum())},
-        "planned": found.planned,
-        "tried": found.tried,
-        "notes": notes,
-    }
-    as_json: dict[str, Any] = plain(fields)
-    return as_json
+        evaluator=planner.judged.evaluator, budget=budget, scoring_cost=planner.scoring_cost,
+        prompts={"planning": len(planner.planning), "report": int(np.isfinite(made.reward).sum())},
+        planned=planned, tried=tried, notes=notes,
+    )  # fmt: skip
 
 
 def _baselines(
@@ -198,29 +196,22 @@ def standard_schedules(planner: Planner, space: Space) -> Iterator[tuple[str, Fi
         yield "8 -> 4 -> 2", FixedPlan(n, k, steps, keep, total)
 
 
-def schedule_of(plan: FixedPlan | AdaptivePlan) -> str:
-    """In words."""
-    if isinstance(plan, FixedPlan):
-        return in_words(plan)
-    wave = FixedPlan(plan.wave, 1, plan.steps, plan.keep, plan.total_steps)
-    return f"up to {plan.waves} waves of {in_words(wave)}, {plan.finish} finished"
-
-
-def earnings_fields(made: Earnings, seconds_per_row: float | None, ahead: Earnings | None = None) -> dict[str, Any]:
+def outcome_of(made: Earnings, seconds_per_row: float | None, ahead: Earnings | None = None) -> Outcome:
     """A schedule's line; with `ahead`, by how much that one earns more, on prompts that both have."""
     there = made.reward[np.isfinite(made.reward)]
-    fields: dict[str, Any] = {
-        "schedule": made.schedule,
-        "rows": made.rows,
-        "cost": made.cost,
-        "expected": float(there.mean()) if len(there) else None,
-        "interval": bootstrap_interval(np.mean, there),
-    }
-    if seconds_per_row is not None:
-        fields["seconds"] = made.cost * seconds_per_row
-    if ahead is not None:
-        lead = ahead.reward - made.reward
-        lead = lead[np.isfinite(lead)]
-        fields["lead"] = float(lead.mean()) if len(lead) else None
-        fields["lead_interval"] = bootstrap_interval(np.mean, lead)
-    return fields
+    outcome = Outcome(
+        schedule=made.schedule, rows=made.rows, cost=made.cost, expected=float(there.mean()) if len(there) else None,
+        interval=_interval(there),
+        seconds=msgspec.UNSET if seconds_per_row is None else made.cost * seconds_per_row,
+    )  # fmt: skip
+    if ahead is None:
+        return outcome
+    lead = ahead.reward - made.reward
+    lead = lead[np.isfinite(lead)]
+    mean = float(lead.mean()) if len(lead) else None
+    return msgspec.structs.replace(outcome, lead=mean, lead_interval=_interval(lead))
+
+
+def _interval(values: Floats) -> Interval:
+    low, high = bootstrap_interval(np.mean, values)
+    return (low, high) if len(values) else (None, None)

@@ -51,6 +51,17 @@ class FixedPlan(RankPolicy):
             raise UsageError("confidence: needs a plan of `plan --adaptive`, which says how likely a reward is")
         return Schedule(self.n, self.k, self.rungs, self, stop or Once(), keeps=self.k)
 
+    @property
+    def rows(self) -> int:
+        """Denoiser rows that it takes for one prompt."""
+        counts, ends = (self.n, *self.keep), (*(step + 1 for step in self.steps), self.total_steps)
+        return sum(count * (end - begin) for count, begin, end in zip(counts, (0, *ends[:-1]), ends, strict=True))
+
+    @property
+    def scored(self) -> int:
+        """How many times a candidate is scored, for one prompt."""
+        return sum((self.n, *self.keep[:-1]))
+
     def in_words(self) -> str:
         """Such as "6 -> 4 -> 1 at 25%, 40%"."""
         at = ", ".join(f"{rung:.0%}" for rung in self.rungs)
@@ -87,6 +98,12 @@ class RoundPlan:
     def first(self) -> int:
         """The first round, counted from 0, after which k candidates wait."""
         return -(-self.k // self.keep[-1]) - 1
+
+    def rows(self, rounds: int, scoring_cost: float = 0.0) -> float:
+        """Denoiser rows of one prompt that stops after so many rounds; scoring one candidate once costs some too."""
+        plan, through = self.plan, self.keep[-1]
+        each = plan.rows - through * self.left + scoring_cost * plan.scored
+        return rounds * each + min(self.finish, rounds * through) * self.left
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,8 @@ from probeselect.core.rungs import validate_rungs
 from probeselect.policies.policy import Policy, check_k
 from probeselect.policies.stopping import Once, StoppingRule
 
+ONCE = Once()
+
 
 @dataclass(frozen=True)
 class Schedule:
@@ -19,7 +21,7 @@ class Schedule:
     k: int  # pictures to keep
     rungs: tuple[float, ...]
     policy: Policy
-    stop: StoppingRule = Once()
+    stop: StoppingRule = ONCE
     finish: int | None = None  # of all who wait after the last rung; None: everyone
     keeps: int | None = None  # of the finished; None: all that the policy let through
     scorer: str = ""  # whose scores it was planned with, where it is known
@@ -37,4 +39,3 @@ class Schedule:
     def most(self) -> int:
         """The most candidates of a prompt."""
         return self.n * self.stop.rounds
-

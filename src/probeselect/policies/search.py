@@ -1,84 +1,40 @@
 """The search for the schedule that earns most for a budget: (n, steps, keep) with up to three rungs.
 
-Shapes as in `schedules`: P prompts, N candidates a prompt, D draws of them. All schedules are tried on the same draws,
+Shapes as in `simulate`: P prompts, N candidates a prompt, D draws of them. All schedules are tried on the same draws,
 so that they differ by what they do and not by luck: many on few draws, the better ones and what is near them on more,
 the best thirty on most. What the winner has earned here flatters it; only other prompts can say what it is worth.
 """
 
 import itertools
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
 
 from probeselect.core.errors import UsageError
-from probeselect.core.metrics import Floats, Mask
+from probeselect.core.metrics import Mask
 from probeselect.policies.plans import FixedPlan
-from probeselect.policies.simulate import rows_of, scored_of
+from probeselect.policies.simulate import Draws, kept_rewards
 
-RUNGS = 3
-FEW, SOME, MANY = 8, 32, 256  # draws of each prompt's candidates
+MAX_RUNGS = 3
+FEW_DRAWS, SOME_DRAWS, MANY_DRAWS = 8, 32, 256  # draws of each prompt's candidates
 SHORT_LIST = 30
-CLIMBS = 4  # from so many of the best
-EVERYTHING = 2500  # schedules: no more than these are all tried, of more a thinned grid
-GRID_STEPS = 11
-SHORT_OF_N = 0.1  # share of prompts that may have fewer candidates than a schedule draws
-
-
-class Draws:
-    """Candidates of every prompt in several random orders; the first n of an order are a draw of n.
-
-    Holds the prompts with at least `most` valid candidates, see `most_candidates`. `rewards` is [P, D, most].
-    """
-
-    def __init__(
-        self, scores: Mapping[int, ArrayLike], rewards: ArrayLike, valid: Mask, most: int, draws: int, seed: int = 0
-    ) -> None:
-        rows: NDArray[np.intp] = np.flatnonzero(valid.sum(1) >= most)
-        luck = np.random.default_rng(seed).random((len(rows), draws, valid.shape[1]))
-        luck[~np.broadcast_to(valid[rows, None], luck.shape)] = 2  # behind all others
-        self._order = np.argsort(luck, axis=2)[:, :, :most]  # [P, D, most]
-        self._tables = {step: np.asarray(table)[rows] for step, table in scores.items()}
-        self._gathered: dict[int, NDArray[np.float32]] = {}
-        self.rewards = self._in_order(np.asarray(rewards)[rows])
-        self.prompts = rows  # [P] of the tables', those that are here
-
-    def scores(self, step: int) -> NDArray[np.float32]:
-        """[P, D, most], after a 0-based step."""
-        if step not in self._gathered:
-            self._gathered[step] = self._in_order(self._tables[step])
-        return self._gathered[step]
-
-    def _in_order(self, table: Floats) -> NDArray[np.float32]:
-        return np.take_along_axis(table[:, None], self._order, axis=2).astype(np.float32)
+MAX_CLIMBS = 4  # from so many of the best
+MAX_TRIED_WHOLE = 2500  # schedules: no more than these are all tried, of more a thinned grid
+MAX_GRID_STEPS = 11
+MAX_SHARE_SHORT = 0.1  # share of prompts that may have fewer candidates than a schedule draws
 
 
 def most_candidates(valid: Mask) -> int:
     """The most candidates that nine of ten prompts have; prompts without a choice are not asked."""
     counts = valid.sum(1)
-    return int(np.quantile(counts[counts > 1], SHORT_OF_N, method="lower"))
-
-
-def best_of(values: NDArray[np.float32], k: int) -> NDArray[np.intp]:
-    """Places [..., k] of the k largest along the last axis, in no order; of equals the earlier where k is 1."""
-    if k == 1:
-        return values.argmax(-1)[..., None]
-    if k >= values.shape[-1]:
-        return np.broadcast_to(np.arange(values.shape[-1]), values.shape)
-    return np.argpartition(-values, k - 1, axis=-1)[..., :k]
+    return int(np.quantile(counts[counts > 1], MAX_SHARE_SHORT, method="lower"))
 
 
 def earned(plan: FixedPlan, draws: Draws) -> float:
     """Mean reward, over prompts and draws, of the best k that a plan finishes."""
-    left = np.broadcast_to(np.arange(plan.n), (*draws.rewards.shape[:2], plan.n))
-    for step, keep in zip(plan.steps, plan.keep, strict=True):
-        if keep < left.shape[2]:
-            found = np.take_along_axis(draws.scores(step), left, axis=2)
-            left = np.take_along_axis(left, best_of(found, keep), axis=2)
-    finished = np.take_along_axis(draws.rewards, left, axis=2)
-    return float(np.take_along_axis(finished, best_of(finished, plan.k), axis=2).mean(dtype=np.float64))
+    return float(kept_rewards(plan, draws).mean(dtype=np.float64))
 
 
 @dataclass(frozen=True)
@@ -110,11 +66,11 @@ class Space:
 
     @property
     def size(self) -> int:
-        """No schedules are more than so many."""
-        return sum(math.comb(len(self.steps), count) * math.comb(self.most, count) for count in range(1, RUNGS + 1))
+        """Upper bound on the number of schedules."""
+        return sum(math.comb(len(self.steps), count) * math.comb(self.most, count) for count in range(1, MAX_RUNGS + 1))
 
     def cost(self, plan: FixedPlan) -> float:
-        return rows_of(plan) + self.scoring_cost * scored_of(plan)
+        return plan.rows + self.scoring_cost * plan.scored
 
     def plan(self, steps: tuple[int, ...], keep: tuple[int, ...]) -> FixedPlan | None:
         """With as many candidates as the budget allows; None where it allows no more than the first rung keeps.
@@ -136,7 +92,7 @@ class Space:
         yield from itertools.combinations(usable, count)
 
     def plans(self, steps: Sequence[int], keeps: Sequence[int]) -> Iterator[FixedPlan]:
-        for count in range(1, RUNGS + 1):
+        for count in range(1, MAX_RUNGS + 1):
             falling = list(self.keeps(count, keeps))
             for at in itertools.combinations(steps, count):
                 yield from filter(None, (self.plan(at, keep) for keep in falling))
@@ -150,7 +106,7 @@ class Space:
             options += [(_put(plan.steps, r, self.steps[i]), plan.keep) for i in moved]
             options += [(plan.steps, _put(plan.keep, r, plan.keep[r] + more)) for more in (-2, -1, 1, 2)]
             options.append((plan.steps[:r] + plan.steps[r + 1 :], plan.keep[:r] + plan.keep[r + 1 :]))
-        if len(where) < RUNGS:
+        if len(where) < MAX_RUNGS:
             ends = (plan.n, *plan.keep)
             for step in set(self.steps[::2]) - set(plan.steps):
                 r = sum(step > other for other in plan.steps)
@@ -184,15 +140,15 @@ def search(space: Space, make: MakeDraws) -> Found:
 
     make: gives so many draws of each prompt's candidates; the same again when asked for as many again.
     """
-    if everything := space.size <= EVERYTHING:
+    if everything := space.size <= MAX_TRIED_WHOLE:
         grid = list(space.plans(space.steps, range(1, space.most + 1)))
     else:
-        grid = list(space.plans(thinned(space.steps, GRID_STEPS), _geometric(space.most)))
-    tried = _ranked(grid, make(FEW))[: 2 * SHORT_LIST]
-    seen = {plan: earned(plan, make(SOME)) for plan in tried}
+        grid = list(space.plans(thinned(space.steps, MAX_GRID_STEPS), _geometric(space.most)))
+    tried = _ranked(grid, make(FEW_DRAWS))[: 2 * SHORT_LIST]
+    seen = {plan: earned(plan, make(SOME_DRAWS)) for plan in tried}
     if not everything:
-        for start in sorted(tried, key=lambda plan: -seen[plan])[:CLIMBS]:
-            _climb(start, space, make(SOME), seen)
+        for start in sorted(tried, key=lambda plan: -seen[plan])[:MAX_CLIMBS]:
+            _climb(start, space, make(SOME_DRAWS), seen)
     best = sorted(seen, key=lambda plan: -seen[plan])[:SHORT_LIST]
     return _last_round(best, make, len(set(grid) | set(seen)))
 
@@ -202,18 +158,18 @@ def search_at_random(space: Space, make: MakeDraws, trials: int, seed: int = 0) 
     rng = np.random.default_rng(seed)
     drawn: list[FixedPlan] = []
     while len(drawn) < trials:
-        count = int(rng.integers(1, min(RUNGS, len(space.steps), space.most - space.k + 1) + 1))
+        count = int(rng.integers(1, min(MAX_RUNGS, len(space.steps), space.most - space.k + 1) + 1))
         at = np.sort(rng.choice(space.steps, count, replace=False))
         upto = max(space.k + count, min(space.most, int(space.budget) // space.total_steps * 4))
         keep = np.sort(rng.choice(np.arange(space.k, upto + 1), count, replace=False))[::-1]
         if plan := space.plan(tuple(at.tolist()), tuple(keep.tolist())):
             drawn.append(plan)
-    ranked = _ranked(drawn, make(FEW))
-    return _last_round(_ranked(ranked[: 2 * SHORT_LIST], make(SOME))[:SHORT_LIST], make, trials)
+    ranked = _ranked(drawn, make(FEW_DRAWS))
+    return _last_round(_ranked(ranked[: 2 * SHORT_LIST], make(SOME_DRAWS))[:SHORT_LIST], make, trials)
 
 
 def _last_round(plans: Sequence[FixedPlan], make: MakeDraws, tried: int) -> Found:
-    many = make(MANY)
+    many = make(MANY_DRAWS)
     means = [earned(plan, many) for plan in plans]
     best = int(np.argmax(means))
     return Found(plans[best], means[best], tried)

@@ -6,8 +6,8 @@ compare within a prompt; higher is better.
 """
 
 import random
-from collections.abc import Sequence
-from typing import Any, Protocol
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -15,6 +15,7 @@ from torch import Tensor
 from probeselect.backbones.loading import Backbone, dtype_named
 from probeselect.backbones.taps import ATTENTION, Tap
 from probeselect.core.errors import UsageError
+from probeselect.core.stage import Stage
 from probeselect.embedded import shipped_probe
 from probeselect.evaluators.base import Evaluator, check_prompts
 from probeselect.evaluators.base import judge as judge_pictures
@@ -22,10 +23,10 @@ from probeselect.evaluators.table import load_evaluator, parse_evaluator
 from probeselect.probe.files import load_probe
 from probeselect.probe.network import Probe
 from probeselect.rollout.around import execution_device
-from probeselect.rollout.stage import Stage
 from probeselect.scorers.attention import neglect_scores, words_of
 
 
+@runtime_checkable
 class Scorer(Protocol):
     """Partial candidates -> predicted score.
 
@@ -116,7 +117,7 @@ class ProbeScorer:
     def __call__(self, stage: Stage) -> Tensor:
         prompts = [c.prompt for c in stage.candidates]
         with torch.no_grad():
-            return self.probe.score(stage.maps, stage.rung, prompts, stage.prompt_embeddings, self.head)
+            return self.probe.score(dict(stage.maps), stage.rung, prompts, stage.prompt_embeddings, self.head)
 
 
 class FusionScorer:
@@ -144,8 +145,27 @@ class FusionScorer:
         return fused(scores, self.preview(stage).to(scores.device))
 
 
+class FunctionScorer:
+    """Anybody's function of a Stage that gives a score for each of its candidates; it is shown decoded previews."""
+
+    taps: tuple[Tap, ...] = ()
+    previews = True
+
+    def __init__(self, function: Callable[[Stage], Any]) -> None:
+        if not callable(function):
+            raise UsageError(f"scorer {function!r}: is no name, no Scorer and no function of a Stage")
+        self.function = function
+        self.name = str(getattr(function, "__name__", type(function).__name__)).strip("<>")
+
+    def __call__(self, stage: Stage) -> Tensor:
+        scores = torch.as_tensor(self.function(stage), dtype=torch.float32).flatten()
+        if len(scores) != len(stage.candidates):
+            raise UsageError(f"scorer {self.name}: gave {len(scores)} scores for {len(stage.candidates)} candidates")
+        return scores
+
+
 def load_scorer(
-    name: str | Scorer,
+    name: str | Scorer | Callable[[Stage], Any],
     backbone: Backbone,
     head: str | None = None,
     *,
@@ -161,7 +181,7 @@ def load_scorer(
     Raises UsageError for a name that is none of these and for a scorer that does not fit the backbone.
     """
     if not isinstance(name, str):
-        return name
+        return name if isinstance(name, Scorer) else FunctionScorer(name)
     if name == "random":
         return RandomScorer()
     if name == AttentionScorer.name:

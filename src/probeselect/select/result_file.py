@@ -14,9 +14,7 @@ from probeselect.select.records import CandidateResult, PromptResult
 FORMAT = 1
 
 
-def result_fields(
-    result: PromptResult, folder: str = "", clips: str = "webp"
-) -> dict[str, Any]:
+def result_fields(result: PromptResult, folder: str = "", clips: str = "webp") -> dict[str, Any]:
     """One prompt's entry of result.json. `folder` stands before the pictures' names, `clips` is the format of clips."""
     best = result.kept[0] if result.kept else result.candidates[0]
     return {

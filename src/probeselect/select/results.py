@@ -18,9 +18,9 @@ __all__ = ["CandidateResult", "Cost", "Decision", "Result", "RungScore"]
 class Result(PromptResult):
     """What became of one prompt. `images[i]` belongs to `kept[i]`, best first; `candidates` are in seed order.
 
-        result = sampler("a cat", n=5)
-        result.images[0]
-        result.save("cats")
+    result = sampler("a cat", n=5)
+    result.images[0]
+    result.save("cats")
 
     """
 

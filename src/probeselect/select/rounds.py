@@ -98,6 +98,7 @@ class Rounds:
         recorded = options.record.taps if options.record else ()
         self.taps = tuple(dict.fromkeys([*scorer.taps, *recorded, *((X0,) if options.diversity else ())]))
         self.pictures: dict[Candidate, Any] = {}
+        self.opened: list[list[Candidate]] = []  # round by round
         self.notes: list[str] = []
         self.seconds_scoring = 0.0
         self.cut_short = False
@@ -116,8 +117,9 @@ class Rounds:
         if self.cut_short:
             chosen = [c for c in chosen if c in self.pictures]
         kept = keep(chosen, self.schedule.keeps, self.records, self.options.evaluators)
-        if self.options.record and not self.cut_short:
-            self.options.record.write(self.candidates, self.pictures)
+        for opened in self.opened if self.options.record and not self.cut_short else ():
+            assert self.options.record is not None
+            self.options.record.write(opened, self.pictures)
         tally = self.waves.tally
         tally.notes += self.notes
         decisions = {group: prompt.decisions for group, prompt in self.prompts.items()}
@@ -128,6 +130,7 @@ class Rounds:
         rule, going_on = self.schedule.stop, list(self.prompts.values())
         for number in range(1, rule.rounds + 1):
             running = [c for prompt in going_on for c in prompt.open(self.schedule.n, number)]
+            self.opened.append(running)
             anyway = set(self.options.record.finishes(running)) if self.options.record else set[Candidate]()
             yield from self._to_last_rung(running, anyway)
             if rule.needs_rewards or number == rule.rounds == 1:

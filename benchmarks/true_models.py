@@ -15,8 +15,8 @@ import torch
 import transformers
 
 from probeselect.backbones.loading import Backbone
-from probeselect.probe.network import Head, Probe, ProbeConfig
 from probeselect.core.stage import Stage
+from probeselect.probe.network import Head, Probe, ProbeConfig
 from probeselect.scorers.scorers import ProbeScorer
 
 N, RUNG = 5, 0.2

@@ -20,8 +20,8 @@ from probeselect.data.dataset import Dataset
 from probeselect.data.sealed import verify
 
 
-def run(*arguments: str, expect: int = 0, capsys=None) -> str:
-    """Run the command line in this process; returns stdout, or stderr when it is meant to fail."""
+def run(*arguments: str, expect: int = 0, capsys=None, both: bool = False) -> str:
+    """Run the command line in this process; returns stdout, stderr when it is meant to fail, or both."""
     import unittest.mock
 
     with unittest.mock.patch.object(sys, "argv", ["probeselect", *arguments]):
@@ -32,6 +32,8 @@ def run(*arguments: str, expect: int = 0, capsys=None) -> str:
             code = int(done.code or 0)
     captured = capsys.readouterr()
     assert code == expect, captured.err
+    if both:
+        return captured.out + captured.err
     return captured.err if expect else captured.out
 
 

@@ -79,8 +79,7 @@ def test_steps_of_a_batch_that_failed_are_counted_when_they_were_computed(latest
     pipe.unet.register_forward_pre_hook(out_of_memory, with_kwargs=True)
     tally = Tally()
     arguments = {"num_inference_steps": 8, "guidance_scale": 4.0, "height": 16, "width": 16}
-    for stage in rollout(load_backbone(pipe), ONE_PROMPT, [0.5], tally=tally, **arguments):
-        stage.keep([0])
+    list(rollout(load_backbone(pipe), ONE_PROMPT, [0.5], keep=lambda _: [0], tally=tally, **arguments))
     assert tally.wave_halvings == 1 and tally.largest_wave == 2
     assert tally.denoiser_rows == sum(tally.steps_of.values()) == 20 + wasted
     assert {c: tally.steps_of[c] - wasted // 4 for c in ONE_PROMPT} == dict(zip(ONE_PROMPT, (8, 4, 4, 4), strict=True))

@@ -17,11 +17,11 @@ from probeselect.core.errors import UsageError
 from probeselect.core.judged import Judged, Scorer
 from probeselect.core.metrics import expected_best_of
 from probeselect.evaluation.timing import read_timing
-from probeselect.policies.plan_file import load_policy
+from probeselect.policies.plan_file import load_plan
 from probeselect.policies.planner import Planner, halves, plan_for
 from probeselect.policies.plans import AdaptivePlan, FixedPlan
-from probeselect.policies.search import Draws, Space, earned, most_candidates, search, search_at_random
-from probeselect.policies.simulate import best_of_rows, replay, rows_of, scored_of
+from probeselect.policies.search import Space, earned, most_candidates, search, search_at_random
+from probeselect.policies.simulate import Draws, best_of_rows, replay
 
 
 def rewards_of(prompts: int = 40, n: int = 30, seed: int = 0) -> np.ndarray:
@@ -34,21 +34,21 @@ def noise_like(rewards: np.ndarray, seed: int = 1) -> np.ndarray:
 
 def drawn(scores, rewards, valid=None, most=None):
     valid = np.ones(rewards.shape, dtype=bool) if valid is None else valid
-    return functools.cache(lambda count: Draws(scores, rewards, valid, most or most_candidates(valid), count))
+    return functools.cache(lambda count: Draws.at_random(scores, rewards, valid, most or most_candidates(valid), count))
 
 
 def test_a_perfect_early_scorer_opens_all_it_can_and_cuts_at_once():
     rewards = rewards_of()
     scores = {0: rewards, 5: rewards, 9: rewards}
     found = search(Space((0, 5, 9), 20, 1, 40, 0.0, 30), drawn(scores, rewards))
-    assert (found.plan.n, found.plan.steps, found.plan.keep) == (21, (0,), (1,)) and rows_of(found.plan) == 40
+    assert (found.plan.n, found.plan.steps, found.plan.keep) == (21, (0,), (1,)) and found.plan.rows == 40
 
 
 def test_a_blind_scorer_leaves_best_of_n():
     rewards = rewards_of()
     scores = {step: noise_like(rewards, step) for step in (1, 5, 9)}
     found = search(Space((1, 5, 9), 20, 1, 60, 0.0, 30), drawn(scores, rewards))
-    assert found.plan.n == found.plan.keep[-1] == 3 and rows_of(found.plan) == 60
+    assert found.plan.n == found.plan.keep[-1] == 3 and found.plan.rows == 60
     worth = replay(found.plan, scores, rewards, draws=3000).mean
     assert worth == pytest.approx(expected_best_of(3, rewards), abs=0.02)
 
@@ -63,7 +63,7 @@ def test_the_search_finds_what_trying_everything_finds():
             for keep in itertools.combinations_with_replacement(range(5, 0, -1), count):
                 for n in range(keep[0], 6):
                     plan = FixedPlan(n, 1, steps, keep, total)
-                    if rows_of(plan) <= budget:
+                    if plan.rows <= budget:
                         best = max(best, replay(plan, scores, rewards).mean)
     found = search(Space((0, 1, 3), total, 1, budget, 0.0, 5), drawn(scores, rewards))
     assert replay(found.plan, scores, rewards).mean == pytest.approx(best, abs=1e-6)
@@ -88,7 +88,7 @@ def test_the_budget_holds_and_one_candidate_more_would_break_it(budget, scoring_
             if step in plan.steps:
                 walked += scoring_cost * running
                 running = plan.keep[plan.steps.index(step)]
-        assert walked == pytest.approx(rows_of(plan) + scoring_cost * scored_of(plan)) and walked <= space.budget
+        assert walked == pytest.approx(plan.rows + scoring_cost * plan.scored) and walked <= space.budget
         assert walked + (plan.steps[0] + 1) + scoring_cost > space.budget
 
 
@@ -115,7 +115,7 @@ def test_what_is_not_valid_is_never_drawn():
     valid = np.random.default_rng(3).random(rewards.shape) < 0.8
     spoilt = np.where(valid, rewards, np.nan)
     most = most_candidates(valid)
-    draws = Draws({1: spoilt}, spoilt, valid, most, 50)
+    draws = Draws.at_random({1: spoilt}, spoilt, valid, most, 50)
     assert np.isfinite(draws.rewards).all() and np.isfinite(draws.scores(1)).all()
     assert 0.9 * len(rewards) <= len(draws.prompts) == (valid.sum(1) >= most).sum()
 
@@ -148,23 +148,23 @@ def test_the_report_is_of_prompts_that_were_not_planned_on():
     """Rewards of the planning prompts are raised by ten: none of it is in what is promised."""
     case = judged()
     raised = case.rewards + np.where(np.arange(60) % 2 == 0, 10, 0)[:, None]
-    fields = plan_for(planner_of(Judged("taste", raised, case.valid, 20, case.scorers)), 60)
-    assert fields["planned"] > 10 > 3 > fields["expected"] and fields["prompts"] == {"planning": 30, "report": 30}
-    low, high = fields["interval"]
-    assert low < fields["expected"] < high
-    assert fields["baselines"]["best of n at equal cost"]["lead_interval"][0] > 0
-    cut = fields["baselines"]["the paper's cut"]
-    assert cut["schedule"] == "5 -> 1 at 20%" and cut["rows"] == 36
-    assert cut["lead"] == pytest.approx(fields["expected"] - cut["expected"], abs=1e-5)
-    assert fields["baselines"]["8 -> 4 -> 2"]["rows"] == 80
+    plan = plan_for(planner_of(Judged("taste", raised, case.valid, 20, case.scorers)), 60)
+    assert plan.planned > 10 > 3 > plan.expected and plan.prompts == {"planning": 30, "report": 30}
+    low, high = plan.interval
+    assert low < plan.expected < high
+    assert plan.baselines["best of n at equal cost"].lead_interval[0] > 0
+    cut = plan.baselines["the paper's cut"]
+    assert cut.schedule == "5 -> 1 at 20%" and cut.rows == 36
+    assert cut.lead == pytest.approx(plan.expected - cut.expected, abs=1e-5)
+    assert plan.baselines["8 -> 4 -> 2"].rows == 80
 
 
 @pytest.mark.parametrize("adaptive", [False, True])
 @pytest.mark.parametrize("k", [1, 2])
 def test_more_candidates_than_the_table_has_are_not_promised(adaptive, k):
-    fields = plan_for(planner_of(judged(n=5), k=k), 5000, adaptive)
-    assert fields["n"] <= 5 and fields["budget"] == 100 and fields["cost"] <= 100 and fields["k"] == k
-    assert "5 candidates a prompt take no more than 100 rows" in fields["notes"][0]
+    plan = plan_for(planner_of(judged(n=5), k=k), 5000, adaptive)
+    assert plan.n <= 5 and plan.budget == 100 and plan.cost <= 100 and plan.k == k
+    assert "5 candidates a prompt take no more than 100 rows" in plan.notes[0]
 
 
 def table_file(path, scores=None, steps=None):
@@ -181,14 +181,14 @@ def test_plan_writes_what_generate_reads(kind, tmp_path, capsys):
     options = ["--budget", "25", "--out", str(out), *(["--adaptive"] if kind is AdaptivePlan else [])]
     fields = json.loads(run("plan", table_file(tmp_path / "t.npz"), *options, "--json", capsys=capsys))
     assert fields == json.loads(out.read_text()) and fields.get("kind", "fixed") == kind.__name__[:-4].lower()
-    plan = load_policy(out, 1)
+    plan = load_plan(out)
     assert isinstance(plan, kind) and (plan.n, plan.k, plan.total_steps) == (fields["n"], 1, 10)
     assert {"format", "rungs", "rows", "expected", "interval", "baselines"} <= set(fields) and fields[
         "evaluator"
     ] == "t"
     assert not list(out.parent.glob("*.partial"))
     told = run("plan", table_file(tmp_path / "t.npz"), *options, capsys=capsys)
-    assert "best of n at equal cost" in told and "6 prompts that it was not planned on" in told
+    assert "best of n at equal cost" in told and "6 held-out prompts" in told
     first = out.read_bytes()
     run("plan", table_file(tmp_path / "t.npz"), *options, capsys=capsys)
     assert out.read_bytes() == first

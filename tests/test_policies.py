@@ -9,9 +9,10 @@ import pytest
 import torch
 
 from probeselect.core.errors import UsageError
-from probeselect.policies.plan_file import load_policy
+from probeselect.policies.named import schedule_for
+from probeselect.policies.plan_file import load_plan
 from probeselect.policies.plans import FixedPlan
-from probeselect.policies.policy import Halving, KeepAll, TopK, best_first
+from probeselect.policies.policy import POLICIES, Halving, KeepAll, TopK, best_first
 
 SCORES = torch.tensor([0.1, 0.9, 0.5, 0.9, -0.3])
 PLAN: dict[str, Any] = {
@@ -73,13 +74,15 @@ def test_halving(n: int, k: int, rung_count: int, kept: list[int]) -> None:
 
 
 def test_names() -> None:
-    assert load_policy("topk", 2) == TopK(2)
-    assert load_policy("halving", 2, rung_count=3) == Halving(2, 3)
-    assert load_policy("all", 1) == KeepAll()
+    rungs = (0.2, 0.4, 0.6)
+    assert schedule_for(5, 2, rungs, "topk").policy == TopK(2)
+    assert schedule_for(5, 2, rungs, "halving").policy == Halving(2, 3)
+    assert schedule_for(5, 1, (), "all").policy == KeepAll()
+    assert set(POLICIES) == {"topk", "halving", "all"}
 
 
 def test_plan_keeps_its_counts_at_its_fractions(tmp_path: Path) -> None:
-    plan = load_policy(plan_file(tmp_path), k=1)
+    plan = load_plan(plan_file(tmp_path))
     assert isinstance(plan, FixedPlan)
     assert (plan.n, plan.k, plan.rungs) == (6, 1, (0.25, 0.4, 0.65))
     assert plan(torch.tensor([1.0, 6, 3, 5, 2, 4]), 0) == [1, 3, 5, 2]
@@ -88,7 +91,7 @@ def test_plan_keeps_its_counts_at_its_fractions(tmp_path: Path) -> None:
 
 
 def test_a_plan_may_finish_more_than_it_keeps(tmp_path: Path) -> None:
-    plan = load_policy(plan_file(tmp_path, rungs=[{"step": 4, "keep": 2}], kind="fixed"), k=1)
+    plan = load_plan(plan_file(tmp_path, rungs=[{"step": 4, "keep": 2}], kind="fixed"))
     assert plan(SCORES, 0) == [1, 3]
 
 
@@ -98,17 +101,17 @@ RUNG = {"step": 4, "keep": 1}
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
-        ({"format": 2}, "format = 2: must be 1"),
+        ({"format": 2}, "format: Invalid enum value 2"),
         ({"format": True}, "format = True: must be a whole number"),
-        ({"n": "gone"}, "n = None: must be a whole number"),
+        ({"n": "gone"}, "missing required field `n`"),
         ({"n": 6.0}, "n = 6.0: must be a whole number"),
         ({"k": 0}, "k = 0: at least 1"),
         ({"k": 7}, "must fall from n = 6 to no less than k = 7"),
-        ({"rungs": "gone"}, "rungs: must be a list"),
-        ({"rungs": [4]}, "rungs: must be a list"),
+        ({"rungs": "gone"}, "missing required field `rungs`"),
+        ({"rungs": [4]}, r"rungs\[0\] = 4: must be an object"),
         ({"rungs": []}, "one of each per rung"),
-        ({"rungs": [{"step": 4}]}, "keep = None: must be a whole number"),
-        ({"rungs": [{"step": "4", "keep": 1}]}, "step = '4': must be a whole number"),
+        ({"rungs": [{"step": 4}]}, r"rungs\[0\]: Object missing required field `keep`"),
+        ({"rungs": [{"step": "4", "keep": 1}]}, r"rungs\[0\].step = '4': must be a whole number"),
         ({"rungs": [RUNG, RUNG]}, r"steps \[4, 4\]: must increase"),
         ({"rungs": [{"step": 5, "keep": 2}, RUNG]}, r"steps \[5, 4\]: must increase"),
         ({"rungs": [{"step": 3, "keep": 1}, {"step": 4, "keep": 2}]}, r"keep \[1, 2\]: must fall"),
@@ -117,14 +120,14 @@ RUNG = {"step": 4, "keep": 1}
         ({"rungs": [{"step": -1, "keep": 1}]}, "step -1 of 20"),
         ({"rungs": [{"step": 19, "keep": 1}]}, "step 19 of 20: .* from 0 to 18"),
         ({"total_steps": 12}, "step 12 of 12"),
-        ({"total_steps": "gone"}, "total_steps = None: must be a whole number"),
-        ({"kind": "clever"}, "kind = 'clever': must be 'fixed', 'adaptive' or left out"),
+        ({"total_steps": "gone"}, "missing required field `total_steps`"),
+        ({"kind": "clever"}, "kind: Invalid enum value 'clever'"),
     ],
 )
 def test_refuses_a_bad_plan_by_its_file_name(tmp_path: Path, changes: dict[str, Any], says: str) -> None:
     path = plan_file(tmp_path, **changes)
     with pytest.raises(UsageError, match=says) as caught:
-        load_policy(path, k=1)
+        load_plan(path)
     assert str(caught.value).startswith(f"{path}: ")
     assert str(caught.value).count(str(path)) == 1
     assert "\n" not in str(caught.value)
@@ -134,20 +137,20 @@ def test_refuses_a_bad_plan_by_its_file_name(tmp_path: Path, changes: dict[str, 
 def test_refuses_what_is_no_plan(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "plan.json"
     path.write_bytes(content)
-    with pytest.raises(UsageError, match=r"plan\.json: (not a readable JSON file|must hold a JSON object)"):
-        load_policy(str(path), k=1)
+    with pytest.raises(UsageError, match=r"plan\.json: (not a readable JSON file|must hold an object)"):
+        load_plan(path)
 
 
 def test_refuses_unknown_names_and_counts(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="policy best: neither topk, halving or all"):
-        load_policy("best", k=1)
+    with pytest.raises(UsageError, match="policy best: neither topk, halving, all, nor a plan file"):
+        schedule_for(5, 1, (0.2,), "best")
     with pytest.raises(UsageError, match="nor a plan file"):
-        load_policy(tmp_path, k=1)
+        schedule_for(5, 1, (0.2,), str(tmp_path))
     for name in ("topk", "halving", "all"):
         with pytest.raises(UsageError, match="k = 0"):
-            load_policy(name, k=0)
-    with pytest.raises(UsageError, match=r"k = 2: the plan .*plan\.json is made for k = 1"):
-        load_policy(plan_file(tmp_path), k=2)
+            schedule_for(5, 0, (0.2,), name)
+    with pytest.raises(UsageError, match=r"n = 6, k = 2: the plan is made for n = 6, k = 1"):
+        schedule_for(None, 2, (0.2,), str(plan_file(tmp_path)))
     for policy in (TopK, Halving):
         with pytest.raises(UsageError, match="k = 0"):
             policy(0)

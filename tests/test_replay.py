@@ -61,12 +61,11 @@ def survivors(pipe, *, rungs=(0.25, 0.5), keep=((1, 3, 5), (0, 2)), batch_size=2
     backbone, decisions = load_backbone(pipe), iter(keep)
     stages = rollout(
         backbone, candidates_of(PROMPTS, 3), rungs, taps=(*backbone.taps, X0), batch_size=batch_size,
-        tally=tally, **{**ARGUMENTS, **arguments},
+        tally=tally, keep=lambda stage: next(decisions), **{**ARGUMENTS, **arguments},
     )  # fmt: skip
     for stage in stages:
         if stage.rung == 1:
             return dict(zip(stage.candidates, stage.pictures, strict=True))
-        stage.keep(next(decisions))
 
 
 def worst_difference(pipe, **arguments) -> float:
@@ -245,9 +244,10 @@ def test_a_pipeline_of_pipelines_is_followed_into_the_one_with_the_loop():
     build, arguments = TINY["Kandinsky 2.2"]
     pipe, tally = build(), Tally()
     stages = rollout(
-        load_backbone(pipe), candidates_of("a", 3), [0.5], tally=tally, **{**arguments, "output_type": "pt"}
-    )
-    next(stages).keep([1])
+        load_backbone(pipe), candidates_of("a", 3), [0.5], keep=lambda _: [1], tally=tally,
+        **{**arguments, "output_type": "pt"},
+    )  # fmt: skip
+    next(stages)
     (picture,) = next(stages).pictures
     assert tally.denoiser_rows == 3 * 2 + 2
     generator = torch.Generator("cpu").manual_seed(1)

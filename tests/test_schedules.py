@@ -8,7 +8,7 @@ import pytest
 
 from probeselect.core.metrics import expected_best_of
 from probeselect.policies.plans import FixedPlan
-from probeselect.policies.simulate import replay, rows_of
+from probeselect.policies.simulate import replay
 
 PLANS = [
     FixedPlan(n=5, k=1, steps=(3,), keep=(1,), total_steps=20),
@@ -26,7 +26,7 @@ def test_rows_are_those_of_walking_the_steps(plan, rows):
         walked += running
         if step in plan.steps:
             running = plan.keep[plan.steps.index(step)]
-    assert rows_of(plan) == walked == rows
+    assert plan.rows == walked == rows
 
 
 def by_hand(plan, scores, rewards, valid):

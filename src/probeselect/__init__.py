@@ -62,7 +62,39 @@ _HOMES = {
     "load_probe": "probe.files",
     "load_scorer": "scorers.scorers",
 }
-__all__ = ["__version__", *_HOMES]
+__all__ = [
+    "Backbone",
+    "Candidate",
+    "CandidateResult",
+    "Cost",
+    "Dataset",
+    "Decision",
+    "Evaluator",
+    "Event",
+    "Finished",
+    "Judged",
+    "Kept",
+    "Policy",
+    "Probe",
+    "ProbeSelectError",
+    "Result",
+    "Run",
+    "Scored",
+    "Scorer",
+    "SelectiveSampler",
+    "Stage",
+    "Stopped",
+    "StoppingRule",
+    "Until",
+    "UntilLikely",
+    "UsageError",
+    "__version__",
+    "load_backbone",
+    "load_evaluator",
+    "load_plan",
+    "load_probe",
+    "load_scorer",
+]
 
 
 def __getattr__(name: str) -> Any:

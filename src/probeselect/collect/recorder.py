@@ -101,7 +101,8 @@ class Recorder:
                 self.dataset, index = append(self.dataset, self._content(mine, pictures))
                 self.known.add(_id_of(mine))
                 self.shards.append(index)
-        self.maps.clear()
+        for candidate in candidates:
+            self.maps.pop(candidate, None)
 
     def _content(self, group: Sequence[Candidate], pictures: Mapping[Candidate, Any]) -> Content:
         shape = (1, len(group))

@@ -28,6 +28,8 @@ class Chances:
     rewards: tuple[tuple[float, ...], ...]  # [B, Q]
 
     def __post_init__(self) -> None:
+        if len({len(quantiles) for quantiles in self.rewards}) > 1:
+            raise UsageError("chances: every bin must hold as many quantiles")
         scores, rewards = np.array(self.scores), np.array(self.rewards)
         if scores.ndim != 1 or rewards.ndim != 2 or len(scores) != len(rewards) or rewards.shape[1] < 2:
             raise UsageError("chances: must hold a score and two or more quantiles of rewards for every bin")

@@ -124,7 +124,7 @@ class AdaptivePlan:
         check_k(self.k)
         through = self.rounds * self.round.plan.keep[-1]  # of a plan that can be
         if self.rounds < 1:
-            raise UsageError(f"waves = {self.rounds}: must be at least 1")
+            raise UsageError(f"rounds = {self.rounds}: must be at least 1")
         if not self.k <= self.round.finish <= through:
             raise UsageError(
                 f"finish = {self.round.finish}: must be from k = {self.k} to the {through} who pass the last rung"
@@ -143,6 +143,10 @@ class AdaptivePlan:
     @property
     def k(self) -> int:
         return self.round.k
+
+    @property
+    def total_steps(self) -> int:
+        return self.round.total_steps
 
     @property
     def stop(self) -> ExpectedGain:

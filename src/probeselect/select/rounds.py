@@ -98,7 +98,6 @@ class Rounds:
         recorded = options.record.taps if options.record else ()
         self.taps = tuple(dict.fromkeys([*scorer.taps, *recorded, *((X0,) if options.diversity else ())]))
         self.pictures: dict[Candidate, Any] = {}
-        self.opened: list[list[Candidate]] = []  # round by round
         self.notes: list[str] = []
         self.seconds_scoring = 0.0
         self.cut_short = False
@@ -117,9 +116,6 @@ class Rounds:
         if self.cut_short:
             chosen = [c for c in chosen if c in self.pictures]
         kept = keep(chosen, self.schedule.keeps, self.records, self.options.evaluators)
-        for opened in self.opened if self.options.record and not self.cut_short else ():
-            assert self.options.record is not None
-            self.options.record.write(opened, self.pictures)
         tally = self.waves.tally
         tally.notes += self.notes
         decisions = {group: prompt.decisions for group, prompt in self.prompts.items()}
@@ -130,11 +126,12 @@ class Rounds:
         rule, going_on = self.schedule.stop, list(self.prompts.values())
         for number in range(1, rule.rounds + 1):
             running = [c for prompt in going_on for c in prompt.open(self.schedule.n, number)]
-            self.opened.append(running)
             anyway = set(self.options.record.finishes(running)) if self.options.record else set[Candidate]()
             yield from self._to_last_rung(running, anyway)
             if rule.needs_rewards or number == rule.rounds == 1:
                 yield from self._finish([c for prompt in going_on for c in prompt.waiting], anyway)
+            if self.options.record:
+                self.options.record.write(running, self.pictures)
             going_on = [prompt for prompt in going_on if not self._enough(prompt, number)]
             if not going_on:
                 break

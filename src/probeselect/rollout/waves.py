@@ -268,7 +268,7 @@ class Waves:
         self.tally.count(wave, modules, not all(is_helper(name) for name in modules))
         planned = self.rows_at_start + self.running * (self._run_now.total_steps - self._steps_before)
         self.progress(self.tally.denoiser_rows, max(planned, self.tally.denoiser_rows))
-        if self.stopping:
+        if self.stopping and self._run_now.steps < self._run_now.total_steps:  # one that is at its end is decoded
             raise Stopped
 
     def _note(self, note: str) -> None:

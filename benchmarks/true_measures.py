@@ -15,9 +15,9 @@ from true_models import RUNG, Model, N, untrained_scorer
 
 from probeselect.backbones.loading import load_backbone
 from probeselect.backbones.taps import X0
-from probeselect.commands.bench import Paired, paired
 from probeselect.core.candidates import Candidate, candidates_of
 from probeselect.core.rungs import completed_steps
+from probeselect.diagnostics.bench import Paired, paired
 from probeselect.rollout.digests import Digester
 from probeselect.rollout.rollout import Tally, rollout
 from probeselect.rollout.rows import CallRows

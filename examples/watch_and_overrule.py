@@ -1,17 +1,10 @@
-"""Watch candidates live and overrule one: the most different seed goes on too, whatever the probe says of it."""
+"""Watch candidates live and overrule the policy once: the seed that the probe likes least goes on too."""
 
 from probeselect import SelectiveSampler
 
 sampler = SelectiveSampler("embedded")  # or a diffusers pipeline of your own
-run = sampler.stream(
-    "two dogs above a purple book",
-    n=5,
-    k=1,
-    rungs=[0.2, 0.4],
-    num_inference_steps=20,
-    guidance_scale=3.0,
-    previews=True,
-)
+given = {"n": 5, "k": 1, "rungs": [0.2, 0.4], "previews": True, "num_inference_steps": 20, "guidance_scale": 3.0}
+run = sampler.stream("two dogs above a purple book", **given)
 for event in run:
     seed = event.candidate.seed
     if event.kind == "scored":
@@ -19,7 +12,6 @@ for event in run:
         if event.last and event.rung < 0.3:  # all five are scored: now is the time to overrule
             worst = min(event.others, key=lambda candidate: candidate.scores[-1].score)
             event.keep([*event.proposal, worst])
-            print(f"the policy keeps {event.proposal[:-1]}; seed {worst.seed} gets another chance")
     elif event.kind == "finished":
         event.candidate.image.save(f"seed-{seed}.png")
     else:

@@ -20,7 +20,7 @@ from probeselect.policies.expecting import Expectation, expectation_of
 from probeselect.policies.plan_file import load_plan
 from probeselect.policies.plans import AdaptivePlan, RoundPlan
 from probeselect.policies.search import Space, earned, search
-from probeselect.policies.search_adaptive import DRAWS, ROUNDS_OF, least_gain_for, search_adaptive
+from probeselect.policies.search_adaptive import DRAWS, ROUNDS_OF, least_gain_for, rounds_allowed, search_adaptive
 from probeselect.policies.simulate import Draws, enough_by, paths_of, rows_by_round, stopped
 from probeselect.policies.stopping import ExpectedGain, RoundsSoFar
 from probeselect.select.sampler import SelectiveSampler
@@ -314,3 +314,19 @@ def test_generate_explains_what_was_decided(tmp_path, capsys):
         "generate", "a", *arguments, "--record", str(tmp_path / "r"), "--out", str(tmp_path), expect=2, capsys=capsys
     )
     assert "record: is for plans that start all candidates together" in error
+
+
+@pytest.mark.parametrize(("budget", "rounds"), [(40, 7), (20, 0), (60, 11), (1000, 30)])
+def test_no_prompt_takes_more_than_four_budgets(budget, rounds):
+    """Two candidates to step 10 of 20 and one to the end: 20 rows a round, and 10 more once. 60 are there."""
+    one = RoundPlan(2, (9,), (1,), 20, 1, 1)
+    assert rounds_allowed(one, Space((9,), 20, 1, budget, 0.0, 60)) == rounds
+    assert one.rows(rounds) <= 4 * budget
+
+
+def test_a_plan_that_was_found_promises_that_too():
+    scores, rewards = easy_and_hard(40)
+    valid = np.ones(rewards.shape, dtype=bool)
+    make = functools.cache(lambda count: Draws.at_random(scores, rewards, valid, 60, count))
+    plan = search_adaptive(Space(tuple(scores), 20, 1, 30, 0.0, 60), make).plan
+    assert plan.round.rows(plan.rounds) <= 4 * 30 < plan.round.rows(plan.rounds + 1)

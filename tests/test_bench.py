@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import pytest
 
-from probeselect.commands.bench import Paired, _operations, paired
+from probeselect.diagnostics.bench import Paired, _operations, paired
 
 
 def test_the_probe_is_cheap_at_the_shape_of_a_large_model():

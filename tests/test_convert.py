@@ -24,9 +24,9 @@ from transformers import BertTokenizer, CLIPConfig, CLIPImageProcessorPil, CLIPM
 
 from probeselect.core.errors import ProbeSelectError, UsageError
 from probeselect.evaluators import convert as converting
-from probeselect.evaluators import load_evaluator
 from probeselect.evaluators.convert import convert
 from probeselect.evaluators.layouts import clip_head, imagereward, linear_widths, open_clip
+from probeselect.evaluators.table import load_evaluator
 from probeselect.evaluators.unpickle import tensors_of
 
 State = dict[str, Tensor]

@@ -30,16 +30,8 @@ from transformers import (
 )
 
 from probeselect.core.errors import ProbeSelectError, UsageError
-from probeselect.evaluators import (
-    EVALUATORS,
-    Evaluator,
-    has_features,
-    judge,
-    load_evaluator,
-    off_the_typical,
-    parse_evaluator,
-    parse_evaluators,
-)
+from probeselect.evaluators.base import Evaluator, has_features, judge
+from probeselect.evaluators.table import EVALUATORS, load_evaluator, off_the_typical, parse_evaluator, parse_evaluators
 
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
 CLIP_TOKENS = [*LETTERS, *(letter + "</w>" for letter in LETTERS), "<|startoftext|>", "<|endoftext|>"]

@@ -11,11 +11,11 @@ import torch
 from PIL import Image
 
 from probeselect.core.errors import ProbeSelectError, UsageError
-from probeselect.evaluators import evaluator_names, load_evaluator, parse_evaluator
+from probeselect.evaluators.table import evaluator_names, load_evaluator, parse_evaluator
 
 MODULE = """
 import torch
-from probeselect.evaluators import Row
+from probeselect.evaluators.table import Row
 
 class Length:
     name = ""

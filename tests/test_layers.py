@@ -12,7 +12,7 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = "probeselect"
 FLOORS = (
     "core", "embedded", "data", "policies", "backbones", "evaluators", "probe", "rollout", "scorers", "collect",
-    "select", "evaluation", "commands", "cli", "__main__", "__init__",
+    "select", "evaluation", "diagnostics", "commands", "cli", "__main__", "__init__",
 )  # fmt: skip
 PURE = {"core", "policies"}  # no diffusers or transformers, not even inside a function
 WITHOUT_DIFFUSERS = [
@@ -110,12 +110,12 @@ def test_no_file_is_longer_than_a_person_reads() -> None:
         ("core/a.py", "import probeselect.backbones.taps", "imports backbones (floor 4)"),
         ("core/a.py", "def f():\n    from ..probe import network", "imports probe (floor 6)"),
         ("core/a.py", "from .. import collect", "imports collect (floor 9)"),
-        ("core/a.py", "import probeselect", "imports __init__ (floor 15)"),
-        ("core/a.py", "from probeselect import Probe", "imports __init__ (floor 15)"),
+        ("core/a.py", "import probeselect", "imports __init__ (floor 16)"),
+        ("core/a.py", "from probeselect import Probe", "imports __init__ (floor 16)"),
         ("policies/a.py", "def f():\n    import diffusers.utils", "policies/a.py imports diffusers"),
         ("data/a/b.py", "from ...rollout import rollout", "data/a/b.py (floor 2) imports rollout"),
         ("collect/a.py", "from probeselect.select import sampler", "imports select (floor 10)"),
-        ("evaluation/a.py", "from probeselect.cli import main", "imports cli (floor 13)"),
+        ("evaluation/a.py", "from probeselect.cli import main", "imports cli (floor 14)"),
         ("gadgets/a.py", "", "gadgets/a.py: gadgets has no floor"),
         ("gadget.py", "", "gadget.py: gadget has no floor"),
     ],

@@ -192,7 +192,7 @@ def test_stills_among_clips():
 
 
 def test_the_embedded_evaluator_through_the_door():
-    from probeselect.evaluators import load_evaluator
+    from probeselect.evaluators.table import load_evaluator
 
     evaluator = load_evaluator("scene-check")
     assert isinstance(evaluator, SceneCheck)

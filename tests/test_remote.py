@@ -19,8 +19,9 @@ import torch
 from PIL import Image
 
 from probeselect.core.errors import ProbeSelectError, UsageError
-from probeselect.evaluators import has_features, judge, load_evaluator, parse_evaluator
+from probeselect.evaluators.base import has_features, judge
 from probeselect.evaluators.remote import RemoteEvaluator
+from probeselect.evaluators.table import load_evaluator, parse_evaluator
 
 IMAGES = [Image.new("RGB", (4 + i, 3), (50 * i, 0, 0)) for i in range(3)]
 PROMPTS = ["a", "bb", "ccc ä"]
@@ -315,7 +316,7 @@ def test_the_process_ends_with_its_evaluator_and_with_ours(tmp_path: Path) -> No
     del evaluator
     gc.collect()
     assert running.returncode == 0  # its stdin ended
-    code = f"import sys; sys.path[:] = {sys.path}\nfrom probeselect.evaluators import load_evaluator\n"
+    code = f"import sys; sys.path[:] = {sys.path}\nfrom probeselect.evaluators.table import load_evaluator\n"
     code += f"e = load_evaluator({command!r}); print(e._send._process.pid)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     with pytest.raises(ProcessLookupError):

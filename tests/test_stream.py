@@ -159,3 +159,31 @@ def test_public_names_are_what_dir_shows():
 def test_the_package_is_imported_without_what_is_slow():
     code = "import sys, probeselect; print(sorted({'torch', 'diffusers', 'numpy', 'msgspec'} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "[]"
+
+
+def test_seconds_are_shared_by_steps_and_scoring_is_summed_over_rounds(backbone, monkeypatch):
+    """By a clock that ticks once a look: every scoring takes one second, whatever the machine."""
+    ticks = iter(range(10**6))
+    monkeypatch.setattr("probeselect.select.rounds.time.perf_counter", lambda: float(next(ticks)))
+    given = {"n": 2, "rungs": [0.2, 0.4], "evaluators": [Rewards(9, 0, 9)], "stop": Until(5, rounds=3), **PICTURES}
+    one, two = SelectiveSampler(backbone, PrefersSeeds(0, 2))(["a", "b"], **given)
+    assert [len(result.decisions) for result in (one, two)] == [1, 2]
+    assert two.cost.denoiser_rows == 2 * one.cost.denoiser_rows
+    for name, whole in (("seconds_scoring", 4.0), ("seconds", float(next(ticks) - 1))):  # two rungs of two rounds
+        assert getattr(one.cost, name) + getattr(two.cost, name) == pytest.approx(whole)
+        assert getattr(two.cost, name) == pytest.approx(2 * getattr(one.cost, name))
+
+
+class Rewards:
+    """An evaluator that gives these rewards, in order."""
+
+    name = "told"
+
+    def __init__(self, *rewards):
+        self.rewards = list(rewards)
+
+    def features(self, images):
+        return torch.tensor([[float(self.rewards.pop(0))] for _ in images])
+
+    def score(self, features, prompts):
+        return features[:, 0]

@@ -8,12 +8,7 @@ from contextlib import contextmanager
 
 import typer
 
-from probeselect.commands.about import bench, info, prompts
-from probeselect.commands.data import collect, convert, score
-from probeselect.commands.evaluate import evaluate
-from probeselect.commands.generate import generate
-from probeselect.commands.plan import plan
-from probeselect.commands.train import train
+from probeselect.commands.registry import commands
 from probeselect.core.errors import ProbeSelectError, UsageError
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode="rich")
@@ -24,8 +19,8 @@ def about() -> None:
     """Start many candidates of a picture, score them early, finish only the promising ones."""
 
 
-for command in (generate, collect, score, train, evaluate, plan, convert, prompts, info, bench):
-    app.command()(command)
+for each in commands("probeselect.commands"):
+    app.command(rich_help_panel=each.panel)(each.function)
 
 
 def _on_terminate(*_: object) -> None:

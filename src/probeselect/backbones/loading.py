@@ -20,9 +20,10 @@ from torch import nn
 from probeselect.backbones.families import Family, family_of
 from probeselect.backbones.taps import Tap
 from probeselect.core.errors import ProbeSelectError, UsageError
+from probeselect.core.names import DTYPES
 from probeselect.embedded import SHIPPED
 
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+_DTYPES = dict(zip(DTYPES, (torch.float32, torch.bfloat16, torch.float16), strict=True))
 
 
 @dataclass(frozen=True)
@@ -105,7 +106,7 @@ def dtype_named(dtype: str | torch.dtype | None) -> torch.dtype | None:
     """A dtype by its short name; UsageError for an unknown one."""
     if isinstance(dtype, str) and dtype not in DTYPES:
         raise UsageError(f"dtype: {dtype!r} is not one of {', '.join(DTYPES)}")
-    return DTYPES[dtype] if isinstance(dtype, str) else dtype
+    return _DTYPES[dtype] if isinstance(dtype, str) else dtype
 
 
 def commit_of(name: str, revision: str | None = None) -> str:

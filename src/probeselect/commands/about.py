@@ -6,9 +6,11 @@ from typing import Annotated
 import typer
 
 from probeselect.commands.options import Json
+from probeselect.commands.registry import command
 from probeselect.core.errors import UsageError
 
 
+@command("About")
 def prompts(
     count: Annotated[int, typer.Option(help="how many")] = 100,
     seed: Annotated[int, typer.Option(help="other prompts for another seed")] = 0,
@@ -23,13 +25,14 @@ def prompts(
         print(text)
 
 
+@command("About")
 def info(
     what: Annotated[str, typer.Argument(help="a probe's folder, a dataset, a model, or nothing")] = "embedded",
     as_json: Json = False,
 ) -> None:
     """Say what a probe, a dataset or a model is and what it fits."""
     from probeselect.backbones.quiet import quiet_libraries
-    from probeselect.commands.describe import describe
+    from probeselect.diagnostics.describe import describe
 
     quiet_libraries()
     fields = describe(what)
@@ -40,6 +43,7 @@ def info(
         print(f"{name:18} {value}")
 
 
+@command("About")
 def bench(
     prompt_count: Annotated[int, typer.Option("--prompts", help="prompts in the shared waves")] = 10,
     repeats: Annotated[int, typer.Option(help="the median of so many runs")] = 3,
@@ -47,7 +51,7 @@ def bench(
 ) -> None:
     """Measure speed on this machine: ratios of times taken in one run."""
     from probeselect.backbones.quiet import quiet_libraries
-    from probeselect.commands.bench import run_bench
+    from probeselect.diagnostics.bench import run_bench
 
     quiet_libraries()
     rows = []

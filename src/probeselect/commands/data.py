@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from probeselect.commands.options import Json, Model, fractions, pipeline_arguments
+from probeselect.commands.options import Json, Model, check_dtype, fractions, pipeline_arguments
+from probeselect.commands.registry import command
 from probeselect.core.errors import UsageError
 from probeselect.core.rungs import check_met, validate_rungs
 
@@ -22,6 +23,7 @@ Evaluators = Annotated[str, typer.Option(help="NAME[=FOLDER or URL],... that jud
 Part = Annotated[str, typer.Option(help="i/n: the i-th of n parts, for job arrays; counted from 1")]
 
 
+@command("Probes")
 def collect(
     prompts: Annotated[Path, typer.Option(help="text, JSON lines, Parquet or COCO captions")],
     out: Annotated[Path, typer.Option(help="folder of the dataset; rerun = resume")],
@@ -63,15 +65,21 @@ def collect(
         raise UsageError(f"--out {out}: is a file, must be a folder")
     arguments = pipeline_arguments(model, steps, guidance, height, width, negative_prompt)
 
+    check_dtype("--dtype", dtype)
+    check_met(validate_rungs(fractions(rungs)), steps)
+
+    from probeselect.data.prompts import read_prompts
+    from probeselect.evaluators.table import parse_evaluators
+
+    judges = tuple(parse_evaluators(evaluators))
+    listed = read_prompts(prompts)
+
     from probeselect.backbones.quiet import quiet_libraries
     from probeselect.backbones.requirements import check_stills, class_of, needs
     from probeselect.collect.job import CollectJob
     from probeselect.collect.loop import parse_part
     from probeselect.collect.maker import CollectSettings
-    from probeselect.data.prompts import read_prompts
-    from probeselect.evaluators.table import parse_evaluators
 
-    check_met(validate_rungs(fractions(rungs)), steps)
     quiet_libraries()
     if (pipeline := class_of(model, revision)) is not None:
         check_stills(pipeline, "collect")
@@ -82,8 +90,6 @@ def collect(
         image_format=image_format, groups_per_shard=groups_per_shard, batch_size=batch_size,
     )  # fmt: skip
     part_of = parse_part(part)
-    judges = tuple(parse_evaluators(evaluators))
-    listed = read_prompts(prompts)
     for note in listed.notes:
         print(f"probeselect: {note}", file=sys.stderr)
     job = CollectJob(
@@ -120,6 +126,7 @@ def collect(
     _say(summary, out, as_json)
 
 
+@command("Probes")
 def score(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="a dataset")],
     evaluators: Evaluators,
@@ -155,6 +162,7 @@ def score(
     _say(write_summary(Dataset(folder)), folder, as_json)
 
 
+@command("About")
 def convert(
     name: Annotated[str, typer.Argument(help="evaluator whose published file it is")],
     file: Annotated[Path, typer.Argument(help="the published pickle (.pt, .bin, .pth)")],

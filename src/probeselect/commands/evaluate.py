@@ -10,9 +10,11 @@ from typing import Annotated, Any
 import typer
 
 from probeselect.commands.options import Json, check_folder
+from probeselect.commands.registry import command
 from probeselect.core.errors import UsageError
 
 
+@command("Probes")
 def evaluate(
     source: Annotated[Path, typer.Argument(metavar="DIR|TABLE.npz", help="a dataset, or a table of scores")],
     out: Annotated[Path, typer.Option(help="folder of report.html, report.json and the pictures")],

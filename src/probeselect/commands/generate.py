@@ -14,6 +14,7 @@ from probeselect.commands.options import (
     check_device,
     check_dtype,
     check_folder,
+    check_scorer,
     evaluators_named,
     fractions,
     pipeline_arguments,
@@ -21,6 +22,7 @@ from probeselect.commands.options import (
 )
 from probeselect.commands.outcome import faults, no_reward, print_result
 from probeselect.commands.pictures import inputs
+from probeselect.commands.registry import command
 from probeselect.core.candidates import candidates_of
 from probeselect.core.errors import UsageError
 from probeselect.core.names import short_name
@@ -29,6 +31,7 @@ from probeselect.core.rungs import check_apart
 PICTURES, EVALUATORS = "Pictures", "Evaluators"
 
 
+@command("Pictures")
 def generate(
     prompts: Annotated[list[str], typer.Argument(metavar="PROMPT...", help="one or several prompts")],
     model: Model = "embedded",
@@ -122,8 +125,7 @@ def generate(
     """Generate n candidates of each prompt, stop the weak ones early, finish the best k."""
     from probeselect.backbones.quiet import quiet_libraries
     from probeselect.backbones.requirements import class_of
-    from probeselect.policies.named import schedule_for
-    from probeselect.select.sampler import SelectiveSampler, check_together
+    from probeselect.policies.named import check_together, schedule_for
 
     if steps == 1 and policy != "all":
         raise UsageError("--steps 1: a rung needs at least 2 steps; give more, or finish everyone with --policy all")
@@ -134,21 +136,24 @@ def generate(
     if schedule.rungs:
         check_apart(schedule.rungs, steps)
     evaluators = evaluators_named(evaluate)
+    check_scorer(scorer)
     check_folder(out)
+    for option, name in (("--dtype", dtype), ("--evaluator-dtype", evaluator_dtype)):
+        check_dtype(option, name)
+    given = inputs(image, mask, control_image or (), strength, frames, fps, clip_format, record is not None)
     for option, name in (("--device", device), ("--evaluator-device", evaluator_device)):
         check_device(option, name)
-    judges_dtype = check_dtype("--evaluator-dtype", evaluator_dtype)
-    given = inputs(image, mask, control_image or (), strength, frames, fps, clip_format, record is not None)
     quiet_libraries()
     if (pipeline := class_of(model)) is not None:
         given.keywords(pipeline, list(arguments))
 
-    from probeselect.backbones.loading import load_backbone
+    from probeselect.backbones.loading import dtype_named, load_backbone
     from probeselect.backbones.truncation import truncations
     from probeselect.collect.job import taps_to_collect
     from probeselect.rollout.around import execution_device
     from probeselect.select.clips import FPS
     from probeselect.select.result_file import write_results
+    from probeselect.select.sampler import SelectiveSampler
 
     backbone = load_backbone(model, dtype=dtype, device=device, tap=tap)
     arguments |= given.keywords(type(backbone.pipe), list(arguments))
@@ -156,9 +161,9 @@ def generate(
     for line in truncations(backbone.pipe, prompts):
         print(f"probeselect: {line}", file=sys.stderr)
     judges_device = evaluator_device or execution_device(backbone.pipe)
-    judges = [load(device=judges_device, dtype=judges_dtype) for load in evaluators]
+    judges = [load(device=judges_device, dtype=dtype_named(evaluator_dtype)) for load in evaluators]
     sampler = SelectiveSampler(
-        backbone, scorer, batch_size=batch_size, evaluator_device=judges_device, evaluator_dtype=judges_dtype
+        backbone, scorer, batch_size=batch_size, evaluator_device=judges_device, evaluator_dtype=evaluator_dtype
     )
     if schedule.scorer and (name := short_name(sampler.scorer.name)) != schedule.scorer:
         print(

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from probeselect.core.errors import UsageError
+from probeselect.core.names import DTYPES
 from probeselect.embedded import SHIPPED
 
 Model = Annotated[str, typer.Option(help="embedded, embedded-mmdit, a diffusers folder, or a hub id")]
@@ -67,13 +68,18 @@ def check_device(option: str, name: str | None) -> None:
         raise UsageError(f"{option} {name}: torch finds no {kind} device on this machine")
 
 
-def check_dtype(option: str, name: str | None) -> Any:
-    """Return the torch dtype of a name, None for none. Raises UsageError for another name."""
-    from probeselect.backbones.loading import DTYPES
-
+def check_dtype(option: str, name: str | None) -> None:
+    """Raises UsageError for another name than those of precisions."""
     if name is not None and name not in DTYPES:
         raise UsageError(f"{option} {name!r}: is not one of {', '.join(DTYPES)}")
-    return None if name is None else DTYPES[name]
+
+
+def check_scorer(name: str) -> None:
+    """Raises UsageError for a preview by an evaluator that nobody knows; what is a probe's place is looked at later."""
+    from probeselect.evaluators.table import parse_evaluator
+
+    if name.startswith("preview:"):
+        parse_evaluator(name.removeprefix("preview:"))
 
 
 def check_folder(out: Path) -> None:

@@ -8,12 +8,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from probeselect.commands.options import Json
+from probeselect.commands.registry import command
 from probeselect.core.errors import UsageError
 
 if TYPE_CHECKING:
     from probeselect.policies.plan_file import Outcome, PlanFile
 
 
+@command("Schedules")
 def plan(
     source: Annotated[Path, typer.Argument(metavar="DIR|TABLE.npz", help="a dataset, or a table of scores")],
     budget: Annotated[float, typer.Option(help="denoiser rows a prompt, one being one step of one candidate")],

@@ -8,11 +8,13 @@ from typing import Annotated
 import typer
 
 from probeselect.commands.options import Json, fractions
+from probeselect.commands.registry import command
 from probeselect.core.errors import UsageError
 
 KINDS = ("auto", "features", "scalar")
 
 
+@command("Probes")
 def train(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="a dataset that collect has made")],
     out: Annotated[Path, typer.Option(help="folder of the probe; rerun = resume")],

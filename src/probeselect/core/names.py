@@ -4,6 +4,8 @@ import re
 from pathlib import Path
 from typing import Any
 
+DTYPES = ("fp32", "bf16", "fp16")
+
 
 def is_plain_name(name: Any) -> bool:
     """Whether it is letters, digits, dots, dashes and underscores: never a path, an address or "exec:COMMAND"."""

@@ -40,7 +40,6 @@ from torch import Tensor
 from probeselect.core.errors import ProbeSelectError, UsageError
 from probeselect.evaluators.base import check_pairs, checked_batch_size
 
-ELSEWHERE = ("http://", "https://", "exec:")  # what addresses begin with
 FORMAT = 1
 TIMEOUT_S = 120.0
 MAX_ANSWER = 1 << 20  # bytes

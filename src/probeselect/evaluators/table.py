@@ -13,15 +13,18 @@ from dataclasses import dataclass, field
 from functools import partial
 from importlib import import_module
 from pathlib import Path
-from typing import Any
-
-import torch
+from typing import TYPE_CHECKING, Any
 
 from probeselect.core.errors import ProbeSelectError, UsageError
 from probeselect.embedded import WEIGHTS
-from probeselect.evaluators.base import Evaluator
 from probeselect.evaluators.plugins import load_plugin, plugin_names
-from probeselect.evaluators.remote import ELSEWHERE, RemoteEvaluator
+
+if TYPE_CHECKING:  # names are checked without waiting for torch
+    import torch
+
+    from probeselect.evaluators.base import Evaluator
+
+ELSEWHERE = ("http://", "https://", "exec:")  # what addresses of evaluators elsewhere begin with
 
 _CLIP = "probeselect.evaluators.clip:ClipEvaluator"
 _HEAD = "probeselect.evaluators.heads:ClipHeadEvaluator"
@@ -191,6 +194,8 @@ def load_evaluator(
     options: dict[str, Any] = {key: value for key, value in given.items() if value is not None}
     evaluator: Evaluator
     if address.startswith(ELSEWHERE):
+        from probeselect.evaluators.remote import RemoteEvaluator
+
         options.pop("dtype", None)
         evaluator = RemoteEvaluator(address, device=device or "cpu", **options)
     else:
@@ -256,11 +261,13 @@ def _load_row(name: str, row: Row, weights: str | Path | None, **options: Any) -
 def _load_with_defaults(
     load: Callable[..., Evaluator],
     weights: str | Path | None,
-    dtype: torch.dtype = torch.float32,
+    dtype: torch.dtype | None = None,
     batch_size: int = 32,
     **options: Any,
 ) -> Evaluator:
-    return load(weights, dtype=dtype, batch_size=batch_size, **options)
+    import torch
+
+    return load(weights, dtype=dtype or torch.float32, batch_size=batch_size, **options)
 
 
 def _check_name(name: str) -> None:

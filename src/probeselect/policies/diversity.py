@@ -5,14 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from probeselect.core.errors import UsageError
 from probeselect.policies.policy import best_first
-
-
-def check_diversity(weight: float) -> None:
-    """Raises UsageError for a weight outside [0, 1]."""
-    if not 0 <= weight <= 1:
-        raise UsageError(f"diversity = {weight:g}: must be from 0, the best alone, to 1, difference alone")
 
 
 def diverse(scores: Tensor, similarity: Tensor, count: int, weight: float) -> list[int]:
@@ -23,7 +16,6 @@ def diverse(scores: Tensor, similarity: Tensor, count: int, weight: float) -> li
     (1 - weight) * standing - weight * (its largest similarity to those taken), where a candidate's standing is its
     place among the scores, from 1 for the best to 0 for the worst: ranks, because a score has no scale of its own.
     """
-    check_diversity(weight)
     order = best_first(scores)
     standing = torch.empty(len(order), dtype=torch.float64)
     standing[order] = torch.linspace(1, 0, len(order), dtype=torch.float64)

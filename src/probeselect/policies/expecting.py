@@ -10,7 +10,6 @@ Weitzman, Econometrica 47, 1979), in units of the reward.
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from numpy.typing import ArrayLike
 
 from probeselect.core.metrics import Floats
@@ -32,10 +31,12 @@ class Expectation:
     slope: float  # reward that is gained by a point of score, within prompts
 
     def gain(self, champions: ArrayLike, kth: ArrayLike, k: int = 1) -> Floats:
-        """After each wave, what the next one is expected to add to the mean reward of the best k: [..., W].
+        """After each round, what the next one is expected to add to the mean reward of the best k: [..., W].
 
         champions: [..., W], best score of each wave. kth: [..., W], the k-th best score of all candidates so far.
         """
+        import torch  # here, so that wrong arguments are refused without waiting for it
+
         x, best = np.asarray(champions, dtype=np.float64), np.asarray(kth, dtype=np.float64)
         n = np.arange(1, x.shape[-1] + 1)
         seen = np.cumsum(x, axis=-1) / n

@@ -54,3 +54,19 @@ def _planned(
     if (n, k) != (plan.n, plan.k):
         raise UsageError(f"n = {n}, k = {k}: the plan is made for n = {plan.n}, k = {plan.k}")
     return plan.schedule(stop)
+
+
+def check_together(schedule: Schedule, diversity: float, record: bool, judged: bool) -> None:
+    """Raises UsageError for options that do not go together."""
+    if not 0 <= diversity <= 1:
+        raise UsageError(f"diversity = {diversity:g}: must be from 0, the best alone, to 1, difference alone")
+    adaptive = schedule.stop.rounds > 1 and not schedule.stop.needs_rewards
+    if adaptive and (diversity or record):
+        asked = "diversity" if diversity else "record"
+        raise UsageError(f"{asked}: is for plans that start all candidates together, not for an adaptive one")
+    if schedule.stop.needs_rewards and not judged:
+        raise UsageError(
+            f"until = {schedule.stop.threshold:g}: needs an evaluator to judge finished pictures, or a confidence"
+        )
+    if record and not schedule.rungs:
+        raise UsageError("record: needs a rung, where activations are kept")

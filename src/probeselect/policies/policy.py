@@ -4,14 +4,17 @@ One place to add a policy: a class, and its row in POLICIES. Does not know what 
 candidates of different prompts. Plans (`plans`) are policies that were searched for.
 """
 
+from __future__ import annotations
+
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Protocol
-
-from torch import Tensor
+from typing import TYPE_CHECKING, Protocol
 
 from probeselect.core.errors import UsageError
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class Policy(Protocol):

@@ -68,10 +68,10 @@ def search_adaptive(space: Space, make: MakeDraws) -> FoundAdaptive:
     shapes = list(shapes_in(space))
     screened = by_worth(shapes, few)[: SHORT_LISTS[0]]
     with_more = [replace(shape, finish=space.k + more) for shape in screened for more in range(1, MAX_MORE + 1)]
-    possible = [shape for shape in screened + with_more if _rounds(shape, space)]
+    possible = [shape for shape in screened + with_more if rounds_allowed(shape, space)]
     short = by_worth(by_worth(possible, few)[: SHORT_LISTS[1]], some)[: SHORT_LISTS[2]]
     fixed = [search(replace(space, budget=max(part * space.budget, space.least)), make) for part in BUDGET_SHARES]
-    whole = [shape for found in fixed if _rounds(shape := round_of(found.plan, space.k), space)]
+    whole = [shape for found in fixed if rounds_allowed(shape := round_of(found.plan, space.k), space)]
     best = max((_fitted(shape, space, many) for shape in short + whole), key=lambda found: found.planned)
     paths = paths_of(best.plan.round, many, best.plan.rounds)
     plan = replace(best.plan, chances=chances_of(paths.so_far.champions.ravel(), paths.worth.ravel()))
@@ -87,7 +87,7 @@ def round_of(plan: FixedPlan, k: int) -> RoundPlan:
 
 
 def _fitted(shape: RoundPlan, space: Space, draws: Draws) -> FoundAdaptive:
-    rounds = _rounds(shape, space)
+    rounds = rounds_allowed(shape, space)
     paths, costs = paths_of(shape, draws, rounds), rows_by_round(shape, rounds, space.scoring_cost)
     champions = paths.so_far.champions
     expectation = expectation_of(champions.reshape(len(champions), -1), paths.worth.reshape(len(champions), -1))
@@ -99,7 +99,7 @@ def _fitted(shape: RoundPlan, space: Space, draws: Draws) -> FoundAdaptive:
     return FoundAdaptive(plan, float(reward.mean()), float(rows.mean()), 1)
 
 
-def _rounds(shape: RoundPlan, space: Space) -> int:
+def rounds_allowed(shape: RoundPlan, space: Space) -> int:
     """The most rounds that MAX_BUDGETS and the candidates allow; 0 where the least that a prompt takes is not within
     the budget, or leaves fewer than k candidates."""
     if shape.rows(shape.first + 1, space.scoring_cost) > space.budget:
@@ -117,5 +117,5 @@ def shapes_in(space: Space) -> Iterator[RoundPlan]:
         for keep in itertools.combinations_with_replacement(before, count - 1) if n >= last else ():
             for steps in itertools.combinations(thinned(space.steps, GRID_STEPS[count - 1]), count):
                 shape = RoundPlan(n, steps, (*keep, last), space.total_steps, space.k, space.k)
-                if _rounds(shape, space):
+                if rounds_allowed(shape, space):
                     yield shape

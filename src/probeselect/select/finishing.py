@@ -1,7 +1,6 @@
 """The end of a run: substitutes for pictures that went wrong, which ones are kept, and what it all cost."""
 
 import math
-from collections import Counter
 from collections.abc import Mapping, Sequence
 
 import torch
@@ -89,27 +88,13 @@ def results_of(
     about: Mapping[str, str],
 ) -> list[Result]:
     """A result a prompt, of the candidates that were begun; seconds are shared by the steps computed for each."""
-    steps = max(tally.denoiser_rows, 1)
     results = []
     for group in dict.fromkeys(c.group for c in records):
-        everyone = {c: record for c, record in records.items() if c.group == group}
-        begun = {c: record for c, record in everyone.items() if record.completed_steps}
-        rows = sum(tally.steps_of[c] for c in everyone)
-        by_module = sum((tally.rows_of.get(c, Counter()) for c in everyone), Counter[str]())
-        cost = Cost(
-            denoiser_rows=rows,
-            denoiser_rows_all=len(begun) * tally.total_steps,
-            seconds=seconds * rows / steps,
-            seconds_scoring=seconds_scoring * rows / steps,
-            largest_wave=tally.largest_wave,
-            wave_halvings=tally.wave_halvings,
-            rows_by_module=dict(by_module),
-            restarted=sum(c in tally.restarted for c in everyone),
-        )
-        prompt = next(iter(everyone)).prompt
-        chosen = [records[c] for c in kept if c.group == group]
-        made = list(decisions.get(group, ()))
-        results.append(Result(prompt, list(begun.values()), chosen, cost, made, list(tally.notes), about))
+        everyone = [c for c in records if c.group == group]
+        begun = [records[c] for c in everyone if records[c].completed_steps]
+        cost = Cost.of(tally, everyone, len(begun), seconds, seconds_scoring)
+        chosen, made = [records[c] for c in kept if c.group == group], list(decisions.get(group, ()))
+        results.append(Result(everyone[0].prompt, begun, chosen, cost, made, list(tally.notes), about))
     return results
 
 

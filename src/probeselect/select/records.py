@@ -1,8 +1,12 @@
 """What is known of candidates and prompts in a run: pure data, that results, files and pictures are made of."""
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
+
+from probeselect.core.candidates import Candidate
+from probeselect.rollout.tally import Tally
 
 
 @dataclass(frozen=True)
@@ -38,7 +42,10 @@ class CandidateResult:
 
 @dataclass(frozen=True)
 class Cost:
-    """Work done for a prompt. A guided step of one candidate is one denoiser row."""
+    """Work done for a prompt. A guided step of one candidate is one denoiser row.
+
+    A field that is added here is in result.json too.
+    """
 
     denoiser_rows: int
     denoiser_rows_all: int  # what finishing every candidate would take
@@ -49,9 +56,32 @@ class Cost:
     rows_by_module: dict[str, int] = field(default_factory=dict)  # the same count for each module of the loop
     restarted: int = 0  # candidates that were run again from the start, because replay did not fit them
 
+    @classmethod
+    def of(
+        cls, tally: Tally, candidates: Sequence[Candidate], begun: int, seconds: float, seconds_scoring: float
+    ) -> "Cost":
+        """Of one prompt's candidates, of which so many were begun; seconds are its share by steps of those of all."""
+        rows = sum(tally.steps_of[c] for c in candidates)
+        share = rows / max(tally.denoiser_rows, 1)
+        return cls(
+            denoiser_rows=rows,
+            denoiser_rows_all=begun * tally.total_steps,
+            seconds=seconds * share,
+            seconds_scoring=seconds_scoring * share,
+            largest_wave=tally.largest_wave,
+            wave_halvings=tally.wave_halvings,
+            rows_by_module=dict(sum((tally.rows_of.get(c, Counter()) for c in candidates), Counter[str]())),
+            restarted=sum(c in tally.restarted for c in candidates),
+        )
+
     @property
     def ratio(self) -> float:
         return self.denoiser_rows / max(self.denoiser_rows_all, 1)
+
+    def fields(self) -> dict[str, Any]:
+        """As result.json has it."""
+        values = {name: round(value, 4) if isinstance(value, float) else value for name, value in vars(self).items()}
+        return {**values, "ratio": round(self.ratio, 6)}
 
 
 @dataclass(frozen=True)

@@ -27,17 +27,7 @@ def result_fields(result: PromptResult, folder: str = "", clips: str = "webp") -
         "kept": [candidate.seed for candidate in result.kept],
         **({"decisions": [each.fields() for each in result.decisions]} if result.decisions else {}),
         **({"notes": result.notes} if result.notes else {}),
-        "cost": {
-            "denoiser_rows": result.cost.denoiser_rows,
-            "denoiser_rows_all": result.cost.denoiser_rows_all,
-            "rows_by_module": result.cost.rows_by_module,
-            "restarted": result.cost.restarted,
-            "ratio": round(result.cost.ratio, 6),
-            "seconds": round(result.cost.seconds, 4),
-            "seconds_scoring": round(result.cost.seconds_scoring, 4),
-            "largest_wave": result.cost.largest_wave,
-            "wave_halvings": result.cost.wave_halvings,
-        },
+        "cost": result.cost.fields(),
     }
 
 

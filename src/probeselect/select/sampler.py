@@ -16,11 +16,9 @@ from probeselect.core.errors import UsageError
 from probeselect.core.rungs import check_apart, completed_steps, validate_rungs
 from probeselect.evaluators.base import Evaluator, check_prompts
 from probeselect.evaluators.function import as_evaluator
-from probeselect.policies.diversity import check_diversity
-from probeselect.policies.named import schedule_for
+from probeselect.policies.named import check_together, schedule_for
 from probeselect.policies.plans import Plan
 from probeselect.policies.policy import Policy
-from probeselect.policies.schedule import Schedule
 from probeselect.policies.stopping import StoppingRule, UntilLikely
 from probeselect.rollout.arguments import check_arguments
 from probeselect.rollout.around import execution_device
@@ -254,21 +252,6 @@ class SelectiveSampler:
             batch_size=self.batch_size, **arguments,
         )  # fmt: skip
         return next(iter(stages)).maps[taps[0].name]
-
-
-def check_together(schedule: Schedule, diversity: float, record: bool, judged: bool) -> None:
-    """Raises UsageError for options that do not go together."""
-    check_diversity(diversity)
-    adaptive = schedule.stop.rounds > 1 and not schedule.stop.needs_rewards
-    if adaptive and (diversity or record):
-        asked = "diversity" if diversity else "record"
-        raise UsageError(f"{asked}: is for plans that start all candidates together, not for an adaptive one")
-    if schedule.stop.needs_rewards and not judged:
-        raise UsageError(
-            f"until = {schedule.stop.threshold:g}: needs an evaluator to judge finished pictures, or a confidence"
-        )
-    if record and not schedule.rungs:
-        raise UsageError("record: needs a rung, where activations are kept")
 
 
 def _name_of(policy: object) -> str:

@@ -1,0 +1,1 @@
+"""What this machine and these files are: speed as ratios, and what a probe, a model or a dataset holds."""

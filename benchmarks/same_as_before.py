@@ -10,6 +10,7 @@ compared. The commands are rows in `same/commands.py`. About ten minutes on two 
 """
 
 import argparse
+import os
 import signal
 import sys
 import tempfile
@@ -70,7 +71,8 @@ def _summary(found: list[Compared], seconds: float) -> int:
         if reason not in reasons:
             print(f"not seen, though it is allowed: {reason}")
     verdict = f"{len(unlike)} DIFFER: {', '.join(unlike)}" if unlike else "all the same"
-    print(f"{len(found)} commands in {seconds:.0f} s: {verdict}")
+    cpu = sum(os.times()[2:4])  # of the processes that were waited for
+    print(f"{len(found)} commands in {seconds:.0f} s, {cpu:.0f} s of CPU time: {verdict}")
     return 1 if unlike else 0
 
 

@@ -104,6 +104,18 @@ def test_pictures_of_other_sizes(tmp_path):
     assert [each.path for each in found] == ["size"]
 
 
+def test_a_small_spot_of_a_picture_may_be_allowed(tmp_path):
+    def write(path, content):
+        content.save(path)
+
+    row = Allowed("tells its seconds", file="*.png", spot=(20, 1))
+    for changed, reason in ((20, "tells its seconds"), (21, "")):
+        (found,) = compared(tmp_path, ".png", write, picture(0, 0), picture(changed, 99))
+        assert (found.spot, reason_for("generate topk", found, [row])) == ((changed, 1), reason)
+    gone = Difference("f.png", "", "gone")
+    assert reason_for("generate topk", gone, [row]) == ""
+
+
 def test_tensors_by_content(tmp_path):
     def write(path, content):
         np.savez(path, **content)

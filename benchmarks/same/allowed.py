@@ -18,6 +18,7 @@ class Allowed:
 
     path: the JSON path without indices, such as `decisions.decision`. inside: fields of an object around it, one of
     which holds such a text. renamed: words; the texts must be equal once each old one is replaced by the new one.
+    spot: of a picture, the most width and height in px within which all that differs must lie.
     """
 
     reason: str
@@ -26,6 +27,7 @@ class Allowed:
     path: str = "*"
     inside: tuple[tuple[str, str], ...] = ()
     renamed: tuple[tuple[str, str], ...] = ()
+    spot: tuple[int, int] | None = None
 
     def covers(self, command: str, difference: Difference) -> bool:
         return (
@@ -34,10 +36,14 @@ class Allowed:
             and fnmatchcase(difference.plain_path, self.path)
             and (not self.inside or any(self._says(difference, *each) for each in self.inside))
             and (not self.renamed or self._same_words(difference))
+            and (self.spot is None or self._small(difference.spot, self.spot))
         )
 
     def _says(self, difference: Difference, name: str, pattern: str) -> bool:
         return any(field == name and fnmatchcase(text, pattern) for field, text in difference.inside)
+
+    def _small(self, spot: tuple[int, int], most: tuple[int, int]) -> bool:
+        return spot > (0, 0) and spot[0] <= most[0] and spot[1] <= most[1]
 
     def _same_words(self, difference: Difference) -> bool:
         before, after = difference.before, difference.after
@@ -52,6 +58,7 @@ ROUNDS = "what was called a wave of candidates is called a round"
 RANDOM = "in a dataset `random` draws as the live scorer does"
 OF_RANDOM = (("scorer", "random"), ("over", "random"), ("kept_by", "random*"))
 ALLOWED = (
+    Allowed("the contact sheet tells its seconds", file="*contact_sheet.png", spot=(70, 14)),
     Allowed(ROUNDS, path="*decisions.decision", renamed=(("wave", "round"),)),
     Allowed(ROUNDS, path="*schedule", renamed=(("wave", "round"),)),
     Allowed("decisions of --until say the best score too", command="generate until*", path="*decisions.best"),

@@ -29,6 +29,7 @@ class Difference:
 
     path: in the file, such as `candidates[3].scores[0].score` or a tensor's name; "" for all of it.
     before, after: what to tell of it. inside: the fields that hold texts, of all objects around it, with those texts.
+    spot: of a picture, width and height of the smallest box that holds all pixels that differ.
     """
 
     file: str
@@ -37,6 +38,7 @@ class Difference:
     before: object = None
     after: object = None
     inside: tuple[tuple[str, str], ...] = ()
+    spot: tuple[int, int] = (0, 0)
 
     @property
     def fault(self) -> bool:
@@ -159,8 +161,10 @@ def compare_pictures(name: str, before: Path, after: Path) -> Iterator[Differenc
     if not (count := int((apart > 0).sum())):
         return
     slight = apart.max() <= GREY_LEVELS and count <= PIXEL_SHARE * apart.size
-    told = f"{count} of {apart.size} pixels differ by up to {apart.max()} grey levels"
-    yield Difference(name, "", "slight" if slight else "changed", "picture", told)
+    rows, columns = np.nonzero(apart)
+    spot = (int(np.ptp(columns)) + 1, int(np.ptp(rows)) + 1)
+    told = f"{count} of {apart.size} pixels differ by up to {apart.max()} grey levels, in {spot[0]} x {spot[1]} px"
+    yield Difference(name, "", "slight" if slight else "changed", "picture", told, spot=spot)
 
 
 def _pixels(path: Path) -> NDArray[np.int32]:

@@ -112,8 +112,12 @@ def test_a_small_spot_of_a_picture_may_be_allowed(tmp_path):
     for changed, reason in ((20, "tells its seconds"), (21, "")):
         (found,) = compared(tmp_path, ".png", write, picture(0, 0), picture(changed, 99))
         assert (found.spot, reason_for("generate topk", found, [row])) == ((changed, 1), reason)
-    gone = Difference("f.png", "", "gone")
-    assert reason_for("generate topk", gone, [row]) == ""
+
+
+def test_what_is_gone_is_allowed_only_where_that_is_said():
+    gone = Difference("f.json", "cost.ratio", "gone")
+    assert reason_for("generate topk", gone, [Allowed("other costs", path="cost.*")]) == ""
+    assert reason_for("generate topk", gone, [Allowed("no costs", path="cost.*", gone=True)]) == "no costs"
 
 
 def test_tensors_by_content(tmp_path):

@@ -19,6 +19,7 @@ class Allowed:
     path: the JSON path without indices, such as `decisions.decision`. inside: fields of an object around it, one of
     which holds such a text. renamed: words; the texts must be equal once each old one is replaced by the new one.
     spot: of a picture, the most width and height in px within which all that differs must lie.
+    gone: whether it may be gone altogether.
     """
 
     reason: str
@@ -28,10 +29,12 @@ class Allowed:
     inside: tuple[tuple[str, str], ...] = ()
     renamed: tuple[tuple[str, str], ...] = ()
     spot: tuple[int, int] | None = None
+    gone: bool = False
 
     def covers(self, command: str, difference: Difference) -> bool:
         return (
-            fnmatchcase(command, self.command)
+            (self.gone or difference.kind != "gone")
+            and fnmatchcase(command, self.command)
             and fnmatchcase(difference.file, self.file)
             and fnmatchcase(difference.plain_path, self.path)
             and (not self.inside or any(self._says(difference, *each) for each in self.inside))
@@ -62,6 +65,7 @@ ALLOWED = (
     Allowed(ROUNDS, path="*decisions.decision", renamed=(("wave", "round"),)),
     Allowed(ROUNDS, path="*schedule", renamed=(("wave", "round"),)),
     Allowed("decisions of --until say the best score too", command="generate until*", path="*decisions.best"),
+    Allowed("a batch holds 32 candidates at most where nothing is said", path="*largest_wave"),
     Allowed(RANDOM, command="evaluate *", file="*report.json", inside=OF_RANDOM),
     Allowed(RANDOM, command="evaluate *", file="*report.json", path="strips.chosen.random"),
     Allowed(RANDOM, command="evaluate dataset", file="report/*.png"),

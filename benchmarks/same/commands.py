@@ -65,6 +65,7 @@ def _generate() -> list[Command]:
             PROMPT,
         ),
         _row("generate random", f"generate --out {OUT} --scorer random -k 2", PROMPT),
+        _row("generate many", f"generate --out {OUT} --rungs 0.05 -n 40 --no-previews", PROMPT),
         _row("generate attention", f"generate --out {OUT} --scorer attention", PROMPT),
         _row("generate fusion", f"generate --out {OUT} --scorer fusion:embedded", PROMPT),
         _row("generate diversity", f"generate --out {OUT} --diversity 0.5 -n 6 -k 3", PROMPT),

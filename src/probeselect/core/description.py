@@ -5,12 +5,13 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta
 
+Name = Annotated[str, Meta(max_length=200)]
 Size = Annotated[int, Meta(ge=1, le=65536)]  # of channels and sides
 
 
 class Description(msgspec.Struct, frozen=True, kw_only=True):
     """`Backbone.describe()`. The configuration of a dataset is one, and so is that of a probe."""
 
-    denoiser: str  # class name
-    architecture: str  # digest of the denoiser's configuration
+    denoiser: Name  # of its class
+    architecture: Name  # digest of the denoiser's configuration
     latent_channels: Size | None  # None: the denoiser does not say

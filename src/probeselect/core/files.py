@@ -76,7 +76,11 @@ def checked(value: T, where: str) -> T:
 
     Raises UsageError that opens with `where`.
     """
-    return parse_json(msgspec.json.encode(value), type(value), where)
+    try:
+        data = msgspec.json.encode(value)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise UsageError(f"{where}: cannot be written ({error})") from error
+    return parse_json(data, type(value), where)
 
 
 def to_json(value: Any) -> bytes:

@@ -119,7 +119,8 @@ def _wanted(kind: inspect.Type) -> str:
             name = "a whole number" if isinstance(kind, inspect.IntType) else "a number"
             bounds = (("above", kind.gt), ("from", kind.ge), ("below", kind.lt), ("to", kind.le))
             limits = [f"{word} {limit:.12g}" for word, limit in bounds if limit is not None]
-            return f"{name} {' '.join(limits)}".strip().replace(" below", " and below")
+            bounded = f"{name} {' '.join(limits)}".strip().replace(" below", " and below")
+            return bounded if kind.multiple_of is None else f"{bounded}, a multiple of {kind.multiple_of}"
         case inspect.ListType() | inspect.VarTupleType():
             lengths = (("at least", kind.min_length), ("at most", kind.max_length))
             sizes = " and ".join(f"{word} {size}" for word, size in lengths if size is not None)
@@ -127,7 +128,7 @@ def _wanted(kind: inspect.Type) -> str:
         case inspect.TupleType():
             return f"a list of {len(kind.item_types)}"
         case inspect.StrType():
-            return "text"
+            return "text" if kind.max_length is None else f"text of at most {kind.max_length} characters"
         case inspect.BoolType():
             return "true or false"
         case inspect.NoneType():

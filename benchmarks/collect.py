@@ -22,7 +22,7 @@ from probeselect.backbones.quiet import quiet_libraries
 from probeselect.collect.job import CollectJob, Worker
 from probeselect.data.dataset import Dataset
 from probeselect.data.prompts import read_prompts
-from probeselect.data.sealed import read_manifest
+from probeselect.data.sealed import Manifest, read_manifest
 from probeselect.data.shards import TENSORS
 from probeselect.embedded import SHIPPED
 
@@ -92,11 +92,11 @@ def ratios_of(pairs: list[tuple[Seconds, Seconds]]) -> dict[str, float]:
 
 def report(dataset: Dataset) -> dict[str, float]:
     """Sizes, and milliseconds to read a group at random."""
-    manifests = [read_manifest(dataset.shard(index))["files"] for index in dataset.done()]
-    candidates = dataset.config["prompts"]["count"] * dataset.n
+    manifests = [read_manifest(dataset.shard(index), Manifest).files for index in dataset.done()]
+    candidates = dataset.config.prompts.count * dataset.n
     tensors = sum(files[TENSORS]["bytes"] for files in manifests) / candidates
     everything = sum(entry["bytes"] for files in manifests for entry in files.values()) / candidates
-    picks = random.Random(0).sample(range(dataset.config["prompts"]["count"]), k=min(500, len(dataset.done()) * 8))
+    picks = random.Random(0).sample(range(dataset.config.prompts.count), k=min(500, len(dataset.done()) * 8))
     for index in picks:
         dataset.group(index)  # warm
     began = time.perf_counter()

@@ -16,8 +16,9 @@ from pathlib import Path
 
 import numpy as np
 
+from probeselect.data.config import DatasetConfig, PinnedPrompts
 from probeselect.data.dataset import Dataset, pin
-from probeselect.data.shards import OK, Content, write_scores, write_shard
+from probeselect.data.shards import OK, Content, ScoresManifest, write_scores, write_shard
 
 N, CHANNELS, SIDE, GROUPS_PER_SHARD = 5, 2048, 8, 16
 BYTES_PER_GROUP = N * CHANNELS * SIDE * SIDE * 2
@@ -26,9 +27,12 @@ BYTES_PER_GROUP = N * CHANNELS * SIDE * SIDE * 2
 def make(folder: Path, gigabytes: float) -> Dataset:
     """Maps [16, 5, 2048, 8, 8] whose first channel says the reward; every shard noise of its own."""
     groups = int(gigabytes * 1e9 / BYTES_PER_GROUP)
-    config = {"n": N, "rungs": [0.2], "groups_per_shard": GROUPS_PER_SHARD, "image_format": "png", "taps": ["tap"]}
-    config |= {"denoiser": "D", "architecture": "a", "latent_channels": 4, "model": "m", "weights": "w"}
-    config |= {"scheduler": {"class": "S"}, "prompts": {"count": groups, "sha256": "0"}}
+    config = DatasetConfig(
+        prompts=PinnedPrompts(groups, "0"), run="", n=N, rungs=(0.2,), map_channels=CHANNELS, map_side=SIDE,
+        previews=False, image_format="png", groups_per_shard=GROUPS_PER_SHARD, batch_size=None, model="m", revision="",
+        weights="w", pipeline="P", denoiser="D", architecture="a", latent_channels=4, taps=("tap",),
+        scheduler={"class": "S"}, arguments={}, dtype="float32", device="cpu",
+    )  # fmt: skip
     dataset, draw = pin(folder, config), np.random.default_rng(0)
     noise = draw.standard_normal((GROUPS_PER_SHARD, N, CHANNELS, SIDE, SIDE)).astype(np.float16)
     for index in range(dataset.shard_count):
@@ -48,7 +52,8 @@ def make(folder: Path, gigabytes: float) -> Dataset:
             for r, v in zip(rows, rewards.flat, strict=True)
         ]
         dataset.scores("planted", index).parent.mkdir(parents=True, exist_ok=True)
-        write_scores(dataset.scores("planted", index), scores, None, {"evaluator": "planted", "weights": "", "of": ""})
+        about = ScoresManifest(evaluator="planted", weights="", of="")
+        write_scores(dataset.scores("planted", index), scores, None, about)
     return dataset
 
 

@@ -16,7 +16,8 @@ import transformers
 
 from probeselect.backbones.loading import Backbone
 from probeselect.core.stage import Stage
-from probeselect.probe.network import Head, Probe, ProbeConfig
+from probeselect.probe.config import Head, ProbeConfig
+from probeselect.probe.files import Probe
 from probeselect.scorers.scorers import ProbeScorer
 
 N, RUNG = 5, 0.2
@@ -183,8 +184,8 @@ def untrained_scorer(name: str, backbone: Backbone, stage: Stage) -> ProbeScorer
     about, taps, text = backbone.describe(), list(stage.maps), stage.prompt_embeddings
     channels = [maps.shape[1] for maps in stage.maps.values()]
     config = ProbeConfig(
-        backbone=name, denoiser=about["denoiser"], architecture=about["architecture"], rungs=(0.05, 0.95),
-        latent_channels=about["latent_channels"], taps=tuple(taps), tap_channels=tuple(channels),
+        backbone=name, denoiser=about.denoiser, architecture=about.architecture, rungs=(0.05, 0.95),
+        latent_channels=about.latent_channels, taps=tuple(taps), tap_channels=tuple(channels),
         projected_channels=tuple(min(48, each) for each in channels), heads=(Head("none", "scalar"),), width=48,
         prompt_width=0 if text is None else text.shape[1],
         grid=min(32, *(side for maps in stage.maps.values() for side in maps.shape[2:])),

@@ -12,6 +12,7 @@ from probeselect.backbones.taps import X0
 from probeselect.collect.loop import collect
 from probeselect.collect.maker import CollectSettings, ShardMaker, configuration
 from probeselect.collect.score import score
+from probeselect.data.config import PinnedPrompts
 from probeselect.data.dataset import Dataset, pin
 from probeselect.data.prompts import Prompt, PromptList
 from probeselect.data.table import Table, in_memory, open_table
@@ -45,9 +46,8 @@ def maker_of(backbone: Backbone, **settings: Any) -> ShardMaker:
 
 
 def pinned(maker: ShardMaker, prompts: Sequence[Prompt], folder: Path) -> Dataset:
-    about = configuration(maker.backbone, maker.taps, maker.settings, maker.arguments)
-    listed = PromptList(tuple(prompts), ())
-    return pin(folder, about | {"prompts": {"count": len(prompts), "sha256": listed.digest}})
+    listed = PinnedPrompts(len(prompts), PromptList(tuple(prompts), ()).digest)
+    return pin(folder, configuration(maker.backbone, maker.taps, maker.settings, maker.arguments, listed))
 
 
 def table_of(dataset: Dataset) -> Table:

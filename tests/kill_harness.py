@@ -25,6 +25,7 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
+from stub_config import dataset_config
 
 from probeselect.collect.loop import collect
 from probeselect.collect.score import score
@@ -34,8 +35,7 @@ from probeselect.data.shards import OK, Content, encode_image, image_name, seeds
 
 N, GROUPS_PER_SHARD, RUNGS = 2, 2, (0.2, 0.4)
 PROMPTS = [Prompt(str(i), f"prompt {i}") for i in range(5)]
-CONFIG = {"n": N, "rungs": RUNGS, "groups_per_shard": GROUPS_PER_SHARD, "image_format": "png",
-          "prompts": {"count": len(PROMPTS), "sha256": "0"}}  # fmt: skip
+CONFIG = dataset_config(len(PROMPTS), n=N, rungs=RUNGS, groups_per_shard=GROUPS_PER_SHARD)
 KILLED = 137
 PATIENCE_SECONDS = 120  # for a fork, which takes some seconds at most
 HALVED = "write"  # the one operation that can be done by halves

@@ -291,7 +291,7 @@ def test_the_command_line_on_the_backbone_that_ships(monkeypatch, tmp_path, caps
     taps = ["--taps", "up_blocks.2.resnets.1,x0,attention"]
     run(monkeypatch, "collect", "--prompts", str(tmp_path / "prompts.txt"), *taps, *usual, "--out", str(tmp_path / "d"))
     dataset = Dataset(tmp_path / "d")
-    assert dataset.config["taps"][2] == "attention"
+    assert dataset.config.taps[2] == "attention"
     assert dataset.group(0)["map/attention/0.2"].shape == (2, 24, 8, 8)
     with pytest.raises(SystemExit):
         run(monkeypatch, "generate", "a dog", "--scorer", "attention", *usual, "--out", str(tmp_path / "b"))

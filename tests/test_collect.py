@@ -21,8 +21,8 @@ from probeselect.collect.score import score, score_shard
 from probeselect.collect.summary import write_summary
 from probeselect.core.errors import ProbeSelectError, UsageError
 from probeselect.data.dataset import Dataset
-from probeselect.data.sealed import read_manifest
-from probeselect.data.shards import FAILED, NOT_FINITE, OK, Content, seeds_of
+from probeselect.data.sealed import Manifest, read_manifest
+from probeselect.data.shards import FAILED, NOT_FINITE, OK, Content, Made, ScoresManifest, ShardManifest, seeds_of
 from probeselect.probe.maps import project
 from probeselect.select.sampler import SelectiveSampler
 
@@ -136,7 +136,7 @@ def test_a_prompt_that_always_fails_is_given_up_and_its_neighbours_stay(backbone
     table = table_of(dataset)
     assert table.prompts == ["a", "c"] and table.tensors["valid"].all()
     assert not dataset.group(1, ["valid"])["valid"].any() and dataset.group(1, ["map/x0/0.2"])["map/x0/0.2"].any() == 0
-    assert read_manifest(dataset.shard(0))["made"]["given_up"] == 1
+    assert read_manifest(dataset.shard(0), ShardManifest).made.given_up == 1
     assert write_summary(dataset)["groups_given_up"] == 1
 
 
@@ -268,7 +268,10 @@ def test_scores_of_a_picture_that_is_there_no_more_are_made_anew(backbone, plain
     other = maker_of(backbone, previews=True, run="other")
     list(collect(dataset, prompts, other))
     list(score(dataset, Redness()))
-    assert read_manifest(dataset.scores("redness", 1))["of"] == read_manifest(dataset.shard(1))["sha256"]
+    assert (
+        read_manifest(dataset.scores("redness", 1), ScoresManifest).of
+        == read_manifest(dataset.shard(1), Manifest).sha256
+    )
     assert dataset.rows(1)["reward/redness"] != plain.rows(1)["reward/redness"]
 
 
@@ -306,9 +309,9 @@ def test_a_wave_that_does_not_fit_is_halved_and_that_is_noted(backbone, tmp_path
         dataset = collected(maker_of(backbone, rungs=(0.4,)), ["a", "b", "c", "d"], tmp_path)
     finally:
         handle.remove()
-    made = [read_manifest(dataset.shard(index))["made"] for index in (0, 1)]
-    assert made[0]["largest_wave"] == 3 and made[0]["wave_halvings"] == 1
-    assert made[1] == {"largest_wave": 3, "wave_halvings": 0}  # the next shard knows what fits
+    made = [read_manifest(dataset.shard(index), ShardManifest).made for index in (0, 1)]
+    assert made[0] == Made(largest_wave=3, wave_halvings=1)
+    assert made[1] == Made(largest_wave=3, wave_halvings=0)  # the next shard knows what fits
 
 
 @pytest.mark.parametrize(
@@ -413,7 +416,7 @@ def test_other_kinds_of_backbones_are_collected_by_their_defaults(build, tmp_pat
     other = load_backbone(build())
     dataset = collected(maker_of(other), ["a", "b"], tmp_path, [Redness()])
     table = table_of(dataset)
-    assert table.tensors["valid"].all() and dataset.config["taps"] == [other.taps[0].name, "x0"]
+    assert table.tensors["valid"].all() and dataset.config.taps == (other.taps[0].name, "x0")
     live = SelectiveSampler(other, "random").features("b", seeds_of("", "b", 3), 0.4, **ARGUMENTS)
     stored = table.tensors[f"map/{other.taps[0].name}/0.4"][1].float()
     basis = torch.from_numpy(dataset.projection(other.taps[0].name))

@@ -6,8 +6,10 @@ import torch
 from scipy.optimize import nnls
 
 from probeselect.core.errors import UsageError
+from probeselect.core.files import checked
 from probeselect.core.metrics import within_prompt_spearman
-from probeselect.probe.fusion import Fusion, fit_fusion
+from probeselect.probe.config import Fusion
+from probeselect.probe.fusion import fit_fusion
 
 
 def tables(probe_noise: float, preview_noise: float, prompts: int = 400) -> tuple[np.ndarray, ...]:
@@ -52,6 +54,6 @@ def test_a_scorer_that_misleads_gets_nothing_and_orders_stay():
 
 
 @pytest.mark.parametrize("weights", [(float("nan"), 1.0), (1.0, float("inf")), ("1", 1.0)])
-def test_weights_of_a_hostile_file_are_refused(weights):
-    with pytest.raises(UsageError, match="finite numbers"):
-        Fusion("e", 0.2, *weights)
+def test_weights_that_are_no_numbers_are_not_written(weights):
+    with pytest.raises(UsageError, match="must be a number"):
+        checked(Fusion("e", 0.2, *weights), "fusion")

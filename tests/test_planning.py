@@ -213,7 +213,7 @@ def test_scoring_is_paid_for_as_it_was_timed(tmp_path, capsys):
     assert f"{fields['cost']:.1f} rows ({fields['seconds']:.2f} s)" in run(*given, *timing, capsys=capsys)
     other = result_file(tmp_path / "other.json", "random")
     assert "a score table is of one" in run(*given, *timing, "--timing", other, expect=2, capsys=capsys)
-    assert "none.json: is no result.json" in run(*given, "--timing", "none.json", expect=2, capsys=capsys)
+    assert "none.json: there is no such file" in run(*given, "--timing", "none.json", expect=2, capsys=capsys)
 
 
 def test_who_was_timed(tmp_path):

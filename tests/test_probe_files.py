@@ -7,16 +7,17 @@ import struct
 import subprocess
 import sys
 import time
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from msgspec import structs
 
 from probeselect import Probe
+from probeselect.core.description import Description
 from probeselect.core.errors import ProbeSelectError, UsageError
-from probeselect.probe.files import CONFIG, WEIGHTS, load_probe, save_probe
-from probeselect.probe.network import Head, ProbeConfig
+from probeselect.probe.config import CONFIG, Head, ProbeConfig
+from probeselect.probe.files import WEIGHTS, load_probe, save_probe
 
 CONFIGURATION = ProbeConfig(
     backbone="tiny",
@@ -31,7 +32,7 @@ CONFIGURATION = ProbeConfig(
     prompt_width=12,
     width=8,
 )
-FITS = {"denoiser": "UNet2DConditionModel", "architecture": "0123456789abcdef", "latent_channels": 4}
+FITS = Description(denoiser="UNet2DConditionModel", architecture="0123456789abcdef", latent_channels=4)
 
 
 @pytest.fixture
@@ -74,12 +75,12 @@ def test_any_size_and_aspect_ratio(folder):
         assert probe.predict(encoded, condition, "scene-check").shape == (2, 26, 16, 16)
 
 
-@pytest.mark.parametrize("field", FITS)
+@pytest.mark.parametrize("field", Description.__struct_fields__)
 def test_another_backbone_is_refused_saying_what_differs(folder, field):
     probe = load_probe(folder)
     probe.check_fits(FITS)
     with pytest.raises(UsageError, match=field):
-        probe.check_fits({**FITS, field: "other"})
+        probe.check_fits(structs.replace(FITS, **{field: "other"}))
 
 
 def test_another_rung_is_refused(folder):
@@ -227,7 +228,33 @@ def test_a_name_that_is_nothing(monkeypatch):
 
 
 def test_a_probe_that_reads_the_prompt_says_so(folder):
-    probe = Probe(replace(CONFIGURATION, prompt_width=12))
+    probe = Probe(structs.replace(CONFIGURATION, prompt_width=12))
     maps = {"up_blocks.2.resnets.1": torch.randn(1, 64, 8, 8), "x0": torch.randn(1, 4, 8, 8)}
     with pytest.raises(UsageError, match="prompt"):
         probe.score(maps, 0.2, ["a"], None, "clip-b32")
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"width": 65528},
+        {"tap_channels": [65536, 65536], "projected_channels": [65536, 65536]},
+        {"heads": [{"evaluator": "a", "kind": "features", "shape": [16777216 // 256, 256]}], "width": 65528},
+    ],
+)
+def test_a_configuration_that_asks_for_more_than_the_weights_hold_takes_no_memory(folder, fields):
+    """Planted: sizes whose tensors would take gigabytes, beside the weights of a small probe."""
+    config = json.loads((folder / CONFIG).read_text())
+    (folder / CONFIG).write_text(json.dumps({**config, **fields}))
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(UsageError, match=rf"{WEIGHTS}: tensor .* {CONFIG}"):
+        load_probe(folder)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 50 * 1024
+
+
+def test_loading_a_probe_leaves_the_random_state_alone(folder):
+    before = torch.random.get_rng_state()
+    probe = load_probe(folder)
+    assert torch.equal(torch.random.get_rng_state(), before)
+    assert all(value.device.type == "cpu" for value in probe.state_dict().values())
+    assert all(parameter.requires_grad for parameter in probe.parameters())

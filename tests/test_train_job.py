@@ -15,6 +15,7 @@ import torch
 from kill_harness import ended, forked, killed_after
 from PIL import Image
 from safetensors.torch import load_file
+from stub_config import dataset_config
 
 from probeselect.cli import main
 from probeselect.collect.score import score
@@ -55,19 +56,8 @@ def planted(folder: Path, in_order: bool = False, previews: bool = False) -> Dat
 
     in_order: a prompt's candidates are sorted by their brightness. previews: pictures that are as bright, with noise.
     """
-    taps: list[str] = ["tap", "x0"]
-    about: dict[str, object] = {"denoiser": "D", "architecture": "a", "latent_channels": 2, "model": "m"}
-    about |= {
-        "n": N,
-        "previews": previews,
-        "rungs": RUNGS,
-        "groups_per_shard": 8,
-        "image_format": "png",
-        "taps": taps,
-        "weights": "w",
-        "arguments": {"num_inference_steps": 20},
-    }
-    data = pin(folder, {**about, "scheduler": {"class": "S"}, "prompts": {"count": GROUPS, "sha256": "0"}})
+    about = {"n": N, "previews": previews, "rungs": RUNGS, "groups_per_shard": 8}
+    data = pin(folder, dataset_config(GROUPS, **about, arguments={"num_inference_steps": 20}))
     draw = np.random.default_rng(0)
     for shard in range(data.shard_count):
         groups = data.groups_of(shard)
@@ -124,7 +114,7 @@ def test_a_probe_is_trained_and_says_how_good_it_is(job):
     assert [leak["leak"] for leak in report["leaks"]] == [False, False]
     probe = load_probe(job.out)
     assert probe.config.taps == ("tap", "x0") and probe.config.tap_channels == (9, 2)
-    assert probe.config.heads[0].kind == "features" and probe.config.training["split"]["test_share"] == 0.1
+    assert probe.config.heads[0].kind == "features" and probe.config.training.split.test_share == 0.1
     text = (job.out / "README.md").read_text()
     assert "probeselect train ..." in text and "| brightness | 0.4 |" in text and "60" not in text.split("##")[0]
     assert json.loads((job.out / "report.json").read_text()) == report
@@ -135,7 +125,7 @@ def test_kinds_taps_and_rungs(job, kind):
     training = run(replace(job, kind=kind, taps=("tap",), rungs=(0.4,)))
     config = training.probe.config
     assert (config.heads[0].kind, config.taps, config.rungs) == (kind, ("tap",), (0.4,))
-    assert training.history[-1]["spearman"] > 0.7
+    assert training.history[-1].spearman > 0.7
 
 
 def test_no_prompt_is_in_two_parts_and_words_alone_decide():

@@ -5,19 +5,20 @@ from dataclasses import replace
 import pytest
 import torch
 from collected import ARGUMENTS, Redness, collected, maker_of, table_of
+from msgspec import structs
 from tiny import tiny_sd
 
 from probeselect.backbones.loading import load_backbone
+from probeselect.core.description import Description
 from probeselect.core.errors import UsageError
 from probeselect.core.metrics import within_prompt_spearman
 from probeselect.data.dataset import Dataset
 from probeselect.data.shards import seeds_of
 from probeselect.data.table import Table, in_memory, open_table, whole_groups
+from probeselect.probe.config import Fusion, Head
 from probeselect.probe.files import load_probe, save_probe
-from probeselect.probe.fusion import Fusion
 from probeselect.probe.initial import new_probe
 from probeselect.probe.maps import orthonormal, project, reduced
-from probeselect.probe.network import Head
 from probeselect.probe.objective import RANKINGS, Weights, within_prompt_spread
 from probeselect.probe.predicting import predict_table, shuffled_activations, without_activations
 from probeselect.probe.training import Training, TrainingSettings, warmup_and_cosine
@@ -25,7 +26,7 @@ from probeselect.scorers import scorers
 from probeselect.scorers.scorers import PreviewScorer, ProbeScorer
 from probeselect.select.sampler import SelectiveSampler
 
-ABOUT = {"name": "x", "denoiser": "D", "architecture": "a", "latent_channels": 4}
+ABOUT = Description(denoiser="D", architecture="a", latent_channels=4)
 SCALAR, FEATURES = [Head("redness", "scalar")], [Head("redness", "features", (2,))]
 IDENTITY = {"tap": torch.eye(6)}
 
@@ -54,7 +55,7 @@ def test_a_probe_reads_reduced_maps_like_whole_ones(size):
     """What collection reduces, the probe would have reduced by itself: no skew between training and use."""
     torch.manual_seed(0)
     whole = torch.randn(6, 12, *size)
-    probe = new_probe(planted_table(8, 0, channels=4), SCALAR, ABOUT, [0.2], {"tap": orthonormal(4, 12, seed=3)})
+    probe = new_probe(planted_table(8, 0, channels=4), SCALAR, "x", ABOUT, [0.2], {"tap": orthonormal(4, 12, seed=3)})
     torch.nn.init.normal_(probe.heads["redness"][-1].weight)
     for i in range(4):
         probe.mean_0[i], probe.std_0[i] = i, 1 + i
@@ -82,7 +83,7 @@ def planted_table(groups: int, seed: int, channels: int = 6) -> Table:
 def trained(heads, table, val, settings, rank=0, world=1) -> Training:
     torch.manual_seed(0)
     return Training(
-        new_probe(table, heads, ABOUT, [0.2], IDENTITY), table, val, {"redness": Redness()}, settings, rank, world
+        new_probe(table, heads, "x", ABOUT, [0.2], IDENTITY), table, val, {"redness": Redness()}, settings, rank, world
     )
 
 
@@ -122,7 +123,7 @@ def test_taps_of_different_sizes_and_channels_are_read_together(bf16):
         }))  # fmt: skip
     projections = {"tap": torch.eye(6), "coarse": torch.eye(2)}
     torch.manual_seed(0)
-    probe = new_probe(tables[0], SCALAR, ABOUT, [0.2], projections)
+    probe = new_probe(tables[0], SCALAR, "x", ABOUT, [0.2], projections)
     *_, last = Training(probe, *tables, {}, replace(QUICK, bf16=bf16)).epochs()
     assert probe.config.grid == 8 and last.spearman > 0.75
 
@@ -214,7 +215,7 @@ def test_standardisation_is_that_of_the_valid_candidates():
     table = planted_table(20, seed=0)
     table.tensors["valid"][3, 1] = False
     table.tensors["map/tap/0.2"][3, 1] = torch.nan
-    probe = new_probe(table, FEATURES, ABOUT, [0.2], IDENTITY)
+    probe = new_probe(table, FEATURES, "x", ABOUT, [0.2], IDENTITY)
     values = table.tensors["map/tap/0.2"][table.tensors["valid"]].double()
     assert torch.allclose(probe.mean_0, values.mean((0, 2, 3)).float(), atol=1e-5)
     assert torch.allclose(probe.std_0, values.std((0, 2, 3), correction=0).float(), atol=1e-5)
@@ -238,7 +239,7 @@ def test_a_trained_probe_scores_a_rollout_as_it_scores_the_shards(backbone, tmp_
     dataset = collected(maker_of(backbone, map_channels=5), ["a", "b"], tmp_path, [Redness()])
     table = open_table(dataset, ["redness"])
     bases = {tap: torch.from_numpy(dataset.projection(tap)) for tap in ("x0", backbone.taps[0].name)}
-    probe = new_probe(table, SCALAR, {"name": "tiny", **backbone.describe()}, [0.2, 0.4], bases)
+    probe = new_probe(table, SCALAR, "tiny", backbone.describe(), [0.2, 0.4], bases)
     list(Training(probe, table, table, {}, TrainingSettings(epochs=1, groups_per_batch=2)).epochs())
     torch.nn.init.normal_(probe.heads["redness"][-1].weight)
     sampler = SelectiveSampler(backbone, ProbeScorer(probe, backbone, "mine"))
@@ -255,13 +256,13 @@ def test_a_fusion_is_the_probe_and_the_preview_by_their_weights(backbone, tmp_pa
     dataset = collected(maker_of(backbone), ["a", "b"], tmp_path / "data", [Redness()])
     table = open_table(dataset, ["redness"])
     bases = {"x0": torch.from_numpy(dataset.projection("x0"))}
-    probe = new_probe(table, SCALAR, {"name": "tiny", **backbone.describe()}, [0.2, 0.4], bases)
+    probe = new_probe(table, SCALAR, "tiny", backbone.describe(), [0.2, 0.4], bases)
     torch.nn.init.normal_(probe.heads["redness"][-1].weight)
     save_probe(probe, tmp_path / "plain")
     with pytest.raises(UsageError, match="no fusion for redness"):
         monkeypatch.setattr(scorers, "load_evaluator", lambda *_, **__: Redness())
         scorers.load_scorer(f"fusion:{tmp_path / 'plain'}", backbone)
-    object.__setattr__(probe.config, "fusions", (Fusion("redness", 0.4, 2.0, 3.0),))
+    probe.config = structs.replace(probe.config, fusions=(Fusion("redness", 0.4, 2.0, 3.0),))
     save_probe(probe, tmp_path / "fused")
 
     def said(scorer, rung=0.4):

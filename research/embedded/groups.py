@@ -16,6 +16,7 @@ from probeselect.backbones.taps import Tap
 from probeselect.collect.loop import collect
 from probeselect.collect.maker import CollectSettings, ShardMaker, configuration
 from probeselect.collect.score import score_shard
+from probeselect.data.config import PinnedPrompts
 from probeselect.data.dataset import Dataset, pin
 from probeselect.data.prompts import Prompt, PromptList
 from probeselect.data.table import Table, in_memory, open_table, whole_groups
@@ -53,9 +54,8 @@ def collect_split(work: Path, model: str, split: str, count: int) -> None:
     settings = CollectSettings(run=split, rungs=RUNGS, map_channels=256, previews=split != "train")
     prompts = [Prompt(str(i), text) for i, text in enumerate(draw_prompts(count, seed=7, split=split))]
     taps = tuple(Tap.parse(name, backbone.family) for name in TAPS[model])
-    about = configuration(backbone, taps, settings, sampling(model))
-    digest = PromptList(tuple(prompts), ()).digest
-    dataset = pin(folder_of(work, model, split), about | {"prompts": {"count": count, "sha256": digest}})
+    pinned = PinnedPrompts(count, PromptList(tuple(prompts), ()).digest)
+    dataset = pin(folder_of(work, model, split), configuration(backbone, taps, settings, sampling(model), pinned))
     evaluators = [load_evaluator(name) for name in EVALUATORS]
     with nullcontext() if exact else quick_denoiser(backbone):
         for done in collect(dataset, prompts, ShardMaker(backbone, taps, settings, sampling(model))):

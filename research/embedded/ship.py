@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from msgspec import structs
 from torch import Tensor
 
 from probeselect.data.sealed import write_file
@@ -13,9 +14,8 @@ from probeselect.data.table import Table
 from probeselect.embedded import SHIPPED
 from probeselect.evaluators.table import load_evaluator
 from probeselect.probe.checks import text_only_probe
-from probeselect.probe.files import load_probe, save_probe
+from probeselect.probe.files import Probe, load_probe, save_probe
 from probeselect.probe.fusion import fit_fusion
-from probeselect.probe.network import Probe
 from probeselect.probe.predicting import formula_of, predict_table, shuffled_activations, without_activations
 from probeselect.probe.splits import write_seen
 from research.embedded.groups import RUNGS, STEPS, load_groups, sampling
@@ -37,7 +37,7 @@ def ship(work: Path, model: str) -> None:
     probe = load_probe(bench.probe_of(chosen))
     predict = _predictor(bench)
     fusions = tuple(_fusion(predict, bench, probe, chosen, rung) for rung in RUNGS)
-    object.__setattr__(probe.config, "fusions", fusions)
+    probe.config = structs.replace(probe.config, fusions=fusions)
     train, val = (bench.seen(table, chosen.maps) for table in (bench.train, bench.val))
     text_only = text_only_probe(probe, train, val, {EVALUATOR: load_evaluator(EVALUATOR)}, chosen.settings)
     test, _ = load_groups(work, model, "test")

@@ -17,11 +17,11 @@ from probeselect.data.sealed import write_file
 from probeselect.data.table import Table
 from probeselect.evaluators.base import Evaluator
 from probeselect.evaluators.table import load_evaluator
-from probeselect.probe.files import save_probe
+from probeselect.probe.config import Head
+from probeselect.probe.files import Probe, save_probe
 from probeselect.probe.initial import new_probe
 from probeselect.probe.losses import annealed
 from probeselect.probe.maps import orthonormal, project, reduced
-from probeselect.probe.network import Head, Probe
 from probeselect.probe.predicting import formula_of, predict_table, with_maps
 from probeselect.probe.training import Training, TrainingSettings
 from research.embedded.groups import EVALUATORS, TAPS, finished_pictures, load_groups, load_source
@@ -51,7 +51,7 @@ class Bench:
     def __init__(self, work: Path, model: str) -> None:
         self.model, self.folder = model, work / "study" / model
         (self.train, self.full), (self.val, _) = (load_groups(work, model, split) for split in ("train", "val"))
-        self.about = {**load_source(model).describe(), "name": model}
+        self.about = load_source(model).describe()
         self.bases = {maps: self._bases(maps) for maps in {variant.maps for variant in variants(model)}}
 
     def row(self, variant: Variant) -> dict[str, Any]:
@@ -107,7 +107,7 @@ class Bench:
         heads = [self._head(name, variant.kind) for name in variant.evaluators]
         torch.manual_seed(variant.settings.seed)
         bases = {tap: self.bases[variant.maps][tap] for tap in variant.taps}
-        probe = new_probe(train, heads, self.about, variant.rungs, bases, variant.width)
+        probe = new_probe(train, heads, self.model, self.about, variant.rungs, bases, variant.width)
         epochs = list(Training(probe, train, val, judges, variant.settings).epochs())
         found = {
             name: {f"{rung:g}": judged(probe, val, judges, name, rung) for rung in variant.rungs}

@@ -23,8 +23,7 @@ if TYPE_CHECKING:
     from probeselect.policies.plan_file import load_plan
     from probeselect.policies.policy import Policy
     from probeselect.policies.stopping import StoppingRule, Until, UntilLikely
-    from probeselect.probe.files import load_probe
-    from probeselect.probe.network import Probe
+    from probeselect.probe.files import Probe, load_probe
     from probeselect.scorers.scorers import Scorer, load_scorer
     from probeselect.select.events import Event, Finished, Judged, Kept, Scored, Stopped
     from probeselect.select.results import CandidateResult, Cost, Decision, Result
@@ -43,7 +42,7 @@ _HOMES = {
     "Judged": "select.events",
     "Kept": "select.events",
     "Policy": "policies.policy",
-    "Probe": "probe.network",
+    "Probe": "probe.files",
     "ProbeSelectError": "core.errors",
     "Result": "select.results",
     "Run": "select.sampler",

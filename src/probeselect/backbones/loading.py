@@ -19,7 +19,9 @@ from torch import nn
 
 from probeselect.backbones.families import Family, family_of
 from probeselect.backbones.taps import Tap
+from probeselect.core.description import Description
 from probeselect.core.errors import ProbeSelectError, UsageError
+from probeselect.core.files import read_json
 from probeselect.core.names import DTYPES
 from probeselect.embedded import SHIPPED
 
@@ -40,16 +42,15 @@ class Backbone:
         """The module that the pipeline calls at every step."""
         return getattr(self.pipe, self.family.denoiser)
 
-    def describe(self) -> dict[str, Any]:
-        """What a probe must fit: classes, a digest of the denoiser's architecture, taps, latent channels."""
+    def describe(self) -> Description:
+        """What a probe must fit."""
         denoiser = getattr(self.denoiser, "_orig_mod", self.denoiser)  # torch.compile(denoiser) wraps it
-        return {
-            "pipeline": type(self.pipe).__name__,
-            "denoiser": type(denoiser).__name__,
-            "architecture": _architecture(denoiser),
-            "taps": [tap.name for tap in self.taps],
-            "latent_channels": getattr(getattr(denoiser, "config", None), "in_channels", None),
-        }
+        channels = getattr(getattr(denoiser, "config", None), "in_channels", None)
+        return Description(
+            denoiser=type(denoiser).__name__,
+            architecture=_architecture(denoiser),
+            latent_channels=channels if isinstance(channels, int) else None,
+        )
 
 
 def load_backbone(
@@ -156,10 +157,10 @@ def _from_pretrained(name: str, dtype: torch.dtype, revision: str | None) -> Any
 def _left_out(index: Path) -> dict[str, None]:
     """The components that a folder was saved without, such as the T5 of SD3: diffusers wants to be told of each."""
     try:
-        entries = json.loads(index.read_text())
-        return {name: None for name, entry in entries.items() if isinstance(entry, list) and entry == [None, None]}
-    except (OSError, ValueError, AttributeError):
+        entries = read_json(index, dict[str, Any])
+    except UsageError:
         return {}  # diffusers says what is wrong with it
+    return {name: None for name, entry in entries.items() if entry == [None, None]}
 
 
 def _refuse_train_mode(pipe: Any) -> None:

@@ -5,14 +5,16 @@ loaded. Does not open pictures and does not load pipelines.
 """
 
 import inspect
-import json
 import os
 import re
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from probeselect.core.errors import UsageError
+from probeselect.core.files import read_json
 from probeselect.embedded import SHIPPED
 
 # What a user can give on the command line, and how it is called in a sentence.
@@ -55,6 +57,12 @@ _INSTEAD = {"image": ("image_embeds", "image_embeddings", "video"), "control_vid
 _CLIPS = {"num_frames", "video_length", "frames", "num_videos_per_prompt", "video"}
 
 
+class ModelIndex(msgspec.Struct):
+    """The part of diffusers' model_index.json that names the pipeline."""
+
+    class_name: str = msgspec.field(name="_class_name")
+
+
 def class_of(model: Any, revision: str | None = None) -> type | None:
     """Return the pipeline class of a model by name, where that is known without loading or asking the hub.
 
@@ -65,10 +73,10 @@ def class_of(model: Any, revision: str | None = None) -> type | None:
 
     index = _index_of(model, revision) if isinstance(model, str | os.PathLike) else None
     try:
-        name = json.loads(index.read_text())["_class_name"] if index else None
-    except (OSError, ValueError, KeyError, TypeError):
+        name = read_json(index, ModelIndex).class_name if index else ""
+    except UsageError:
         return None  # loading says what is wrong with it
-    found = getattr(diffusers, name, None) if isinstance(name, str) else None
+    found = getattr(diffusers, name, None)
     return found if inspect.isclass(found) and issubclass(found, diffusers.DiffusionPipeline) else None
 
 

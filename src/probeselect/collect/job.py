@@ -1,6 +1,5 @@
 """What is to be collected, in words that any process can be told, and the worker that a process makes of them."""
 
-import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -15,11 +14,13 @@ from probeselect.collect.maker import CollectSettings, ShardMaker, configuration
 from probeselect.collect.score import score, score_shard
 from probeselect.core.candidates import candidates_of
 from probeselect.core.errors import UsageError
+from probeselect.data.config import PinnedPrompts
 from probeselect.data.dataset import Dataset, check_evaluator_name, pin
 from probeselect.data.prompts import PromptList
 from probeselect.embedded import SHIPPED
 from probeselect.evaluators.base import check_prompts
 from probeselect.evaluators.table import load_evaluator
+from probeselect.probe.config import read_config
 from probeselect.rollout.arguments import check_arguments
 
 
@@ -77,9 +78,9 @@ class Worker:
     def dataset(self) -> Dataset:
         """The job's dataset, made or gone on with. Raises UsageError where its configuration is another."""
         maker, prompts = self.maker, self.job.prompts
-        about = configuration(maker.backbone, maker.taps, maker.settings, maker.arguments, maker.revision)
-        pinned = {"prompts": {"count": len(prompts.prompts), "sha256": prompts.digest}}
-        return pin(self.job.folder, about | pinned)
+        pinned = PinnedPrompts(len(prompts.prompts), prompts.digest)
+        about = configuration(maker.backbone, maker.taps, maker.settings, maker.arguments, pinned, maker.revision)
+        return pin(self.job.folder, about)
 
     @cached_property
     def evaluators(self) -> list[Any]:
@@ -118,7 +119,7 @@ def taps_to_collect(backbone: Backbone, names: Sequence[str] = ()) -> tuple[Tap,
     Raises UsageError for one that the denoiser does not have.
     """
     if not names and backbone.name in SHIPPED:
-        names = json.loads((SHIPPED[backbone.name].probe / "config.json").read_text())["taps"]
+        names = read_config(SHIPPED[backbone.name].probe).taps
     taps = tuple(Tap.parse(name, backbone.family) for name in names) or (*backbone.taps, X0)
     for tap in taps:
         tap.check(backbone.denoiser)

@@ -72,7 +72,7 @@ def collect_shard(dataset: Dataset, prompts: Sequence[Prompt], make: Maker, inde
     folder, groups = dataset.shard(index), dataset.groups_of(index)
     if (damage := _damage(folder)) is None:
         return Progress(index, groups, "found")
-    first: int = index * dataset.config["groups_per_shard"]
+    first = index * dataset.config.groups_per_shard
     with dataset.leases.taken(folder.name) as ours:
         if not ours:
             return None

@@ -5,12 +5,14 @@ again and again is given up, with rows that say why, so that one prompt does not
 """
 
 import inspect
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cache
 from typing import Any
 
 import numpy as np
+from msgspec import structs
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
@@ -20,6 +22,7 @@ from probeselect.core.candidates import Candidate
 from probeselect.core.errors import ProbeSelectError, UsageError
 from probeselect.core.fingerprint import fingerprint
 from probeselect.core.rungs import check_met, validate_rungs
+from probeselect.data.config import DatasetConfig, PinnedPrompts, Plain
 from probeselect.data.prompts import Prompt
 from probeselect.data.shards import (
     FAILED,
@@ -27,6 +30,7 @@ from probeselect.data.shards import (
     NOT_FINITE,
     OK,
     Content,
+    Made,
     encode_image,
     finite,
     half,
@@ -66,28 +70,38 @@ class CollectSettings:
 
 
 def configuration(
-    backbone: Backbone, taps: Sequence[Tap], settings: CollectSettings, arguments: dict[str, Any], revision: str = ""
-) -> dict[str, Any]:
-    """All that defines the data but the prompts, for dataset.json; `arguments` are those of the pipeline."""
+    backbone: Backbone,
+    taps: Sequence[Tap],
+    settings: CollectSettings,
+    arguments: Mapping[str, Any],
+    prompts: PinnedPrompts,
+    revision: str = "",
+) -> DatasetConfig:
+    """All that defines the data; `arguments` are those of the pipeline."""
     scheduler = backbone.pipe.scheduler
     fields = {key: value for key, value in dict(scheduler.config).items() if not key.startswith("_")}
     parameter = next(backbone.denoiser.parameters())
-    return {
+    return DatasetConfig(
         **asdict(settings),
-        **backbone.describe(),
-        "taps": [tap.name for tap in taps],
-        "model": backbone.name,
-        "revision": revision,
-        "weights": fingerprint({k: v for k, v in backbone.pipe.components.items() if isinstance(v, nn.Module)}),
-        "scheduler": {"class": type(scheduler).__name__, **{key: _plain(value) for key, value in fields.items()}},
-        "arguments": {key: _plain(value) for key, value in arguments.items()},
-        "dtype": str(parameter.dtype).removeprefix("torch."),
-        "device": parameter.device.type,
-    }
+        **structs.asdict(backbone.describe()),
+        prompts=prompts,
+        pipeline=type(backbone.pipe).__name__,
+        taps=tuple(tap.name for tap in taps),
+        model=backbone.name,
+        revision=revision,
+        weights=fingerprint({k: v for k, v in backbone.pipe.components.items() if isinstance(v, nn.Module)}),
+        scheduler={"class": type(scheduler).__name__, **{key: _plain(value) for key, value in fields.items()}},
+        arguments={key: _plain(value) for key, value in arguments.items()},
+        dtype=str(parameter.dtype).removeprefix("torch."),
+        device=parameter.device.type,
+    )
 
 
-def _plain(value: Any) -> Any:
-    return value if isinstance(value, str | int | float | bool | None) else repr(value)
+def _plain(value: Any) -> Plain:
+    """A value as dataset.json may hold it; JSON knows no infinity, and some schedulers are configured with one."""
+    if isinstance(value, float):
+        return float(value) if math.isfinite(value) else repr(float(value))
+    return value if isinstance(value, str | int | None) else repr(value)
 
 
 class ShardMaker:
@@ -144,7 +158,7 @@ class ShardMaker:
         seeds = seeds_of(self.settings.run, prompt.id, self.settings.n)
         tensors = {"seeds": np.array([seeds], dtype=np.int64), "valid": np.zeros(groups, dtype=bool)}
         rows = [self.row(prompt, i, seed, FAILED, error) for i, seed in enumerate(seeds)]
-        return Content(tensors, rows, notes={"given_up": 1})
+        return Content(tensors, rows, made=Made(given_up=1))
 
     def _make(self, prompts: Sequence[Prompt]) -> Content:
         settings, groups = self.settings, (len(prompts), self.settings.n)
@@ -184,8 +198,8 @@ class ShardMaker:
             self.row(prompts[c.group], i % settings.n, c.seed, OK if good else NOT_FINITE, size=size)
             for i, (c, good) in enumerate(zip(candidates, valid.flat, strict=True))
         ]
-        notes = {"largest_wave": tally.largest_wave, "wave_halvings": tally.wave_halvings}
-        return Content(tensors, rows, images, notes)
+        made = Made(largest_wave=tally.largest_wave, wave_halvings=tally.wave_halvings)
+        return Content(tensors, rows, images, made)
 
     def stored(self, place: int, values: Tensor) -> tuple[NDArray[np.float16], NDArray[np.float32]]:
         """What is kept of the maps [N, C, H, W] of the tap at `place` of `taps`: [N, P, H', W'], and the basis."""
@@ -228,13 +242,13 @@ def joined(parts: Sequence[Content]) -> Content:
         else np.concatenate([part.tensors.get(name, np.zeros_like(like)) for part in parts])
         for name, like in names.items()
     }
-    notes: dict[str, Any] = {
-        "largest_wave": max(part.notes.get("largest_wave", 0) for part in parts),
-        "wave_halvings": sum(part.notes.get("wave_halvings", 0) for part in parts),
-        "given_up": sum(part.notes.get("given_up", 0) for part in parts),
-    }
+    made = Made(
+        largest_wave=max(part.made.largest_wave or 0 for part in parts),
+        wave_halvings=sum(part.made.wave_halvings or 0 for part in parts),
+        given_up=sum(part.made.given_up or 0 for part in parts),
+    )
     rows = [row for part in parts for row in part.rows]
-    return Content(tensors, rows, {name: data for part in parts for name, data in part.images.items()}, notes)
+    return Content(tensors, rows, {name: data for part in parts for name, data in part.images.items()}, made)
 
 
 def _one_line(error: Exception | None) -> str:

@@ -18,6 +18,7 @@ from probeselect.collect.job import CollectJob, Worker, load_judges
 from probeselect.collect.loop import Progress
 from probeselect.collect.score import score_shard
 from probeselect.core.errors import ProbeSelectError, UsageError
+from probeselect.data.config import DatasetConfig
 from probeselect.data.dataset import Dataset, pin
 from probeselect.evaluators.base import check_prompts
 
@@ -53,7 +54,7 @@ class Generator:
     def __init__(self, job: CollectJob) -> None:
         self.worker = Worker(job)
 
-    def config(self) -> dict[str, Any]:
+    def config(self) -> DatasetConfig:
         return self.worker.dataset.config
 
     def collect(self, index: int) -> Progress | None:

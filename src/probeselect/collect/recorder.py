@@ -18,9 +18,10 @@ from probeselect.collect.maker import CollectSettings, ShardMaker, configuration
 from probeselect.core.candidates import Candidate
 from probeselect.core.errors import UsageError
 from probeselect.core.stage import Stage
+from probeselect.data.config import NONE_YET
 from probeselect.data.dataset import Dataset, append, pin_growing
 from probeselect.data.prompts import Prompt
-from probeselect.data.sealed import read_manifest
+from probeselect.data.sealed import Manifest, read_manifest
 from probeselect.data.shards import (
     NOT_FINITE,
     OK,
@@ -66,7 +67,7 @@ class Recorder:
             raise UsageError(f"output_type = {arguments['output_type']!r}: recorded pictures must be 'pil'")
         self.taps, self.share, self.settings = tuple(taps), share, settings
         self.maker = ShardMaker(backbone, taps, settings, dict(arguments))
-        about = configuration(backbone, taps, settings, dict(arguments))
+        about = configuration(backbone, taps, settings, arguments, NONE_YET)
         self.dataset: Dataset = pin_growing(folder, about)
         self.known, held = self._there()
         self.full = held >= most_bytes
@@ -133,7 +134,7 @@ class Recorder:
         for index in self.dataset.done():
             folder = self.dataset.shard(index)
             ids.add(read_rows(folder / ROWS_FILE, ["prompt_id"])["prompt_id"][0].as_py())
-            held += sum(entry["bytes"] for entry in read_manifest(folder)["files"].values())
+            held += sum(entry.bytes for entry in read_manifest(folder, Manifest).files.values())
         return ids, held
 
 

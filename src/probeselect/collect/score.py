@@ -17,13 +17,14 @@ from PIL import Image
 
 from probeselect.core.errors import ProbeSelectError, UsageError
 from probeselect.data.dataset import Dataset, check_evaluator_name, set_aside
-from probeselect.data.sealed import DamagedError, read_manifest, sha256, verify
+from probeselect.data.sealed import DamagedError, Manifest, read_manifest, sha256, verify
 from probeselect.data.shards import (
     FAILED,
     NOT_FINITE,
     OK,
     ROWS_FILE,
     UNSCORED,
+    ScoresManifest,
     half,
     image_name,
     read_rows,
@@ -58,8 +59,8 @@ def score(dataset: Dataset, evaluator: Any, part: tuple[int, int] = (0, 1)) -> I
 def score_shard(dataset: Dataset, evaluator: Any, index: int) -> bool:
     """See to it that a shard has this evaluator's scores. False while another process is at it."""
     name = check_evaluator_name(evaluator.name)
-    folder, of = dataset.scores(name, index), read_manifest(dataset.shard(index))["sha256"]
-    about = {"evaluator": name, "weights": identity(evaluator), "of": of}
+    folder, of = dataset.scores(name, index), read_manifest(dataset.shard(index), Manifest).sha256
+    about = ScoresManifest(evaluator=name, weights=identity(evaluator), of=of)
     if folder.is_dir() and _is_good(folder, about):
         return True
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -75,18 +76,19 @@ def score_shard(dataset: Dataset, evaluator: Any, index: int) -> bool:
     return True
 
 
-def _is_good(folder: Path, about: dict[str, str]) -> bool:
+def _is_good(folder: Path, about: ScoresManifest) -> bool:
     """Whole, and about the shard that is there now. Raises UsageError where other weights have scored it."""
     try:
-        manifest = verify(folder)
+        verify(folder)
+        found = read_manifest(folder, ScoresManifest)
     except DamagedError:
         return False
-    if manifest["weights"] != about["weights"]:
+    if found.weights != about.weights:
         raise UsageError(
-            f"{folder}: was scored by {manifest['weights'] or 'nothing known'}, the weights of {about['evaluator']} "
-            f"are now {about['weights']}; give them another name, or remove {folder.parent}"
+            f"{folder}: was scored by {found.weights or 'nothing known'}, the weights of {about.evaluator} "
+            f"are now {about.weights}; give them another name, or remove {folder.parent}"
         )
-    return bool(manifest["of"] == about["of"])
+    return found.of == about.of
 
 
 def _judged(dataset: Dataset, evaluator: Any, index: int) -> tuple[list[dict[str, Any]], NDArray[Any] | None]:
@@ -146,11 +148,11 @@ def _preview_rewards(
     dataset: Dataset, evaluator: Any, index: int, rows: Sequence[dict[str, Any]], prompts: Sequence[str]
 ) -> list[list[float | None]]:
     """Rewards of the decoded x0-predictions, a list over the rungs for every row; empty lists where none are kept."""
-    if not dataset.config.get("previews"):
+    if not dataset.config.previews:
         return [[] for _ in rows]
     columns = []
     for rung in dataset.rungs:
-        names = [image_name(r["prompt_id"], r["index"], dataset.config["image_format"], rung) for r in rows]
+        names = [image_name(r["prompt_id"], r["index"], dataset.config.image_format, rung) for r in rows]
         columns.append([reward for reward, *_ in _judge(evaluator, _pictures(dataset, index, names), prompts)])
     return [[value if math.isfinite(value) else None for value in values] for values in zip(*columns, strict=True)]
 
@@ -158,11 +160,11 @@ def _preview_rewards(
 def _pictures(dataset: Dataset, index: int, names: Sequence[str]) -> list[Image.Image]:
     """The pictures as they were collected. Raises ProbeSelectError for one whose bytes have changed since."""
     folder = dataset.shard(index)
-    sealed = read_manifest(folder)["files"]
+    sealed = read_manifest(folder, Manifest).files
     pictures = []
     for name in names:
         data = (folder / name).read_bytes() if (folder / name).is_file() else b""
-        if name not in sealed or sha256(data) != sealed[name]["sha256"]:
+        if name not in sealed or sha256(data) != sealed[name].sha256:
             raise ProbeSelectError(f"{folder / name}: is not as it was collected; collect again to repair it")
         with Image.open(io.BytesIO(data)) as picture:
             pictures.append(picture.convert("RGB"))

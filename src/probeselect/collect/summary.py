@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 
 from probeselect.data.dataset import Dataset
 from probeselect.data.sealed import canonical_json, read_manifest, write_file
+from probeselect.data.shards import ShardManifest
 
 INK, BAR = "#1c1e22", "#2f6fb0"
 
@@ -22,9 +23,9 @@ def summarise(dataset: Dataset) -> dict[str, Any]:
     for index in dataset.done():
         rows = dataset.rows(index)
         statuses.update(rows["status"].to_pylist())
-        manifest = read_manifest(dataset.shard(index))
-        size += sum(entry["bytes"] for entry in manifest["files"].values())
-        given_up += manifest["made"].get("given_up", 0)
+        manifest = read_manifest(dataset.shard(index), ShardManifest)
+        size += sum(entry.bytes for entry in manifest.files.values())
+        given_up += manifest.made.given_up or 0
         for name in dataset.evaluators:
             if f"reward/{name}" in rows.column_names:
                 scored[name].update(rows[f"status/{name}"].to_pylist())
@@ -32,7 +33,7 @@ def summarise(dataset: Dataset) -> dict[str, Any]:
     groups = sum(dataset.groups_of(index) for index in dataset.done())
     return {
         "groups": groups,
-        "groups_planned": dataset.config["prompts"]["count"],
+        "groups_planned": dataset.config.prompts.count,
         "groups_given_up": given_up,
         "candidates": dict(sorted(statuses.items())),
         "bytes_per_candidate": round(size / max(1, sum(statuses.values()))),

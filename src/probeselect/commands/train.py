@@ -3,13 +3,16 @@
 import json
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from probeselect.commands.options import Json, fractions
 from probeselect.commands.registry import command
 from probeselect.core.errors import UsageError
+
+if TYPE_CHECKING:
+    from probeselect.probe.log import LogLine
 
 KINDS = ("auto", "features", "scalar")
 
@@ -74,7 +77,7 @@ def train(
     run = TrainRun(job, judges, processes.process_index, processes.num_processes)
     speaks = processes.is_main_process
     if speaks and run.history:
-        print(f"probeselect: {out}: goes on after epoch {run.history[-1]['epoch']}", file=sys.stderr)
+        print(f"probeselect: {out}: goes on after epoch {run.history[-1].epoch}", file=sys.stderr)
 
     from tqdm import tqdm
 
@@ -105,6 +108,6 @@ def _names(text: str) -> tuple[str, ...]:
     return tuple(part.strip() for part in text.split(",") if part.strip())
 
 
-def _told(line: dict[str, object]) -> str:
-    best = " (best so far)" if line["best"] else ""
-    return f"epoch {line['epoch']}: loss {line['loss']}, Spearman within val prompts {line['spearman']}{best}"
+def _told(line: "LogLine") -> str:
+    best = " (best so far)" if line.best else ""
+    return f"epoch {line.epoch}: loss {line.loss}, Spearman within val prompts {line.spearman}{best}"

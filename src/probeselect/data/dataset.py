@@ -7,30 +7,29 @@ damaged/            shards whose bytes had changed, set aside
 summary.json, summary.png
 """
 
-import json
 import os
+import re
 import secrets
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+from msgspec import structs
 from numpy.typing import NDArray
 from safetensors import safe_open
 
 from probeselect.core.errors import UsageError
 from probeselect.core.names import is_plain_name
+from probeselect.data.config import CONFIG, NONE_YET, DatasetConfig, count_prompts, pin_config, read_config
 from probeselect.data.leases import Leases
-from probeselect.data.sealed import canonical_json, sweep, write_file
+from probeselect.data.sealed import sweep
 from probeselect.data.shards import FEATURES, ROWS_FILE, TENSORS, Content, read_rows, shard_name, write_shard
 
-CONFIG = "dataset.json"
-FORMAT = 1
 OPEN_BYTES = 2**29  # of tensor files that are mapped at a time
-FREE_TO_DIFFER = ("model",)  # a folder may lie elsewhere on another machine; `weights` tells whether it is the same
 
 
 class Dataset:
@@ -44,16 +43,16 @@ class Dataset:
 
     @property
     def n(self) -> int:
-        return int(self.config["n"])
+        return self.config.n
 
     @property
     def rungs(self) -> tuple[float, ...]:
-        return tuple(self.config["rungs"])
+        return self.config.rungs
 
     @property
     def shard_count(self) -> int:
         """Of all shards, done or not."""
-        return int(-(-self.config["prompts"]["count"] // self.config["groups_per_shard"]))
+        return self.config.shard_count
 
     @property
     def leases(self) -> Leases:
@@ -66,8 +65,14 @@ class Dataset:
         return self.folder / "scores" / evaluator / shard_name(index)
 
     def done(self) -> list[int]:
-        """Indices of the shards that are there."""
-        return [index for index in range(self.shard_count) if self.shard(index).is_dir()]
+        """Indices of the shards of this configuration that are there."""
+        return [index for index in self.shards_there() if index < self.shard_count]
+
+    def shards_there(self) -> list[int]:
+        """Indices of all shards in the folder: listed, since a configuration may promise any number of them."""
+        found = {path.name for path in (self.folder / "shards").glob("shard-*") if path.is_dir()}
+        indices = {int(name.removeprefix("shard-")) for name in found if re.fullmatch(r"shard-[0-9]{5,9}", name)}
+        return sorted(index for index in indices if shard_name(index) in found)
 
     @cached_property
     def evaluators(self) -> tuple[str, ...]:
@@ -77,8 +82,8 @@ class Dataset:
 
     def groups_of(self, index: int) -> int:
         """How many groups a shard holds."""
-        size: int = self.config["groups_per_shard"]
-        return min(size, self.config["prompts"]["count"] - index * size)
+        size = self.config.groups_per_shard
+        return min(size, self.config.prompts.count - index * size)
 
     def group(self, index: int, names: Iterable[str] | None = None) -> dict[str, NDArray[Any]]:
         """Tensors [N, ...] (`prompt` [D]) of one group by its place among the prompts, read without the others.
@@ -86,7 +91,7 @@ class Dataset:
         `names`: of the shard's tensors (default: all), or features/EVALUATOR. Raises UsageError when the shard is not
         there, or holds no such tensor.
         """
-        shard, row = divmod(index, self.config["groups_per_shard"])
+        shard, row = divmod(index, self.config.groups_per_shard)
         wanted = self.tensor_names(shard) if names is None else names
         return {name: self._slices(shard, name)[row] for name in wanted}
 
@@ -102,9 +107,7 @@ class Dataset:
             if f"projection/{tap}" in file.keys():  # noqa: SIM118 (not a mapping)
                 basis: NDArray[Any] = file.get_tensor(f"projection/{tap}")
                 return basis
-        raise UsageError(
-            f"{self.folder}: tap {tap!r} was not collected; collected were {', '.join(self.config['taps'])}"
-        )
+        raise UsageError(f"{self.folder}: tap {tap!r} was not collected; collected were {', '.join(self.config.taps)}")
 
     def has_features(self, evaluator: str, shard: int) -> bool:
         return (self.scores(evaluator, shard) / FEATURES).is_file()
@@ -165,45 +168,23 @@ class Dataset:
         return tensors
 
 
-def read_config(folder: Path) -> dict[str, Any]:
-    """What dataset.json holds. Raises UsageError when it is not there or not ours."""
-    path = folder / CONFIG
-    try:
-        config = json.loads(path.read_bytes())
-        count, size, n = config["prompts"]["count"], config["groups_per_shard"], config["n"]
-        if config["format"] != FORMAT or min(count, size, n) < 1:
-            raise ValueError(f"format {config['format']!r}, this version reads {FORMAT}")
-    except FileNotFoundError as error:
-        raise UsageError(f"{folder}: is no dataset, there is no {CONFIG}; collect makes one") from error
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise UsageError(f"{path}: cannot be read ({' '.join(str(error).split())})") from error
-    return dict(config)
-
-
-def pin(folder: Path, config: Mapping[str, Any]) -> Dataset:
+def pin(folder: Path, config: DatasetConfig) -> Dataset:
     """Make the dataset of this configuration, or go on with the one that is there.
 
     Raises UsageError, naming every difference, when the one that is there has another configuration.
     """
-    wanted = json.loads(canonical_json({**config, "format": FORMAT}))
     for name in ("shards", "scores"):
         (folder / name).mkdir(parents=True, exist_ok=True)
-    if (folder / CONFIG).exists():
-        found = read_config(folder)
-        if lines := list(differences(found, wanted)):
-            raise UsageError(f"{folder / CONFIG}: this dataset was made otherwise: {'; '.join(lines)}")
-    else:
-        write_file(folder / CONFIG, canonical_json(wanted))
+    pin_config(folder, config)
     for place in (folder, folder / "shards", *(folder / "scores").glob("*")):
         sweep(place)
     return Dataset(folder)
 
 
-def pin_growing(folder: Path, config: Mapping[str, Any]) -> Dataset:
+def pin_growing(folder: Path, config: DatasetConfig) -> Dataset:
     """`pin` for a dataset that groups are appended to: how many there are is free to differ."""
-    begun = {"count": 1, "sha256": ""}
-    prompts = read_config(folder)["prompts"] if (folder / CONFIG).exists() else begun
-    return pin(folder, {**config, "prompts": prompts, "groups_per_shard": 1})
+    prompts = read_config(folder).prompts if (folder / CONFIG).exists() else NONE_YET
+    return pin(folder, structs.replace(config, prompts=prompts, groups_per_shard=1))
 
 
 def append(dataset: Dataset, content: Content) -> tuple[Dataset, int]:
@@ -214,20 +195,8 @@ def append(dataset: Dataset, content: Content) -> tuple[Dataset, int]:
     index = len(dataset.done())
     while not write_shard(dataset.shard(index), content):
         index += 1
-    count = 1 + max(int(path.name.rpartition("-")[2]) for path in (dataset.folder / "shards").glob("shard-*"))
-    config = {**dataset.config, "prompts": {**dataset.config["prompts"], "count": count}}
-    write_file(dataset.folder / CONFIG, canonical_json(config))
+    count_prompts(dataset.folder, 1 + max(dataset.shards_there()))
     return Dataset(dataset.folder), index
-
-
-def differences(found: Mapping[str, Any], wanted: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
-    """A phrase for every field in which two configurations differ."""
-    for key in sorted(set(found) | set(wanted)):
-        a, b = found.get(key), wanted.get(key)
-        if isinstance(a, Mapping) and isinstance(b, Mapping):
-            yield from differences(a, b, f"{prefix}{key}.")
-        elif a != b and prefix + key not in FREE_TO_DIFFER:
-            yield f"{prefix}{key} was {json.dumps(a)}, now {json.dumps(b)}"
 
 
 def set_aside(folder: Path, root: Path) -> Path:

@@ -12,7 +12,7 @@ class Gallery:
     """Opens finished pictures and previews; None for one that is not there."""
 
     def __init__(self, dataset: Dataset) -> None:
-        self.format: str = dataset.config["image_format"]
+        self.format = dataset.config.image_format
         self.places: dict[tuple[str, int], tuple[Path, str, str, int]] = {}
         for shard in dataset.done():
             folder = dataset.shard(shard)

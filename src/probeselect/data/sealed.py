@@ -13,19 +13,41 @@ import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, TypeVar
 
-from probeselect.core.errors import ProbeSelectError
+import msgspec
+from msgspec import Meta, structs
+
+from probeselect.core.errors import ProbeSelectError, UsageError
+from probeselect.core.files import parse_json, read_bytes
 from probeselect.data.owners import Owner
 
 MANIFEST = "manifest.json"
 FORMAT = 1
 PARTIAL = ".partial"
-_MAX_MANIFEST = 64 * 2**20
+MAX_MANIFEST = 64 * 2**20  # bytes
 
 
 class DamagedError(ProbeSelectError):
     """A sealed folder whose bytes are not those that were sealed; the message says which file, and how."""
+
+
+class SealedFile(msgspec.Struct, frozen=True):
+    """One of the files of a sealed folder."""
+
+    bytes: Annotated[int, Meta(ge=0)]
+    sha256: str
+
+
+class Manifest(msgspec.Struct, frozen=True, kw_only=True):
+    """What a sealed folder holds. Who seals one makes a class of it with the fields that there are to be told."""
+
+    format: int = FORMAT
+    files: dict[str, SealedFile] = msgspec.field(default_factory=dict)
+    sha256: str = ""  # of all the rest
+
+
+M = TypeVar("M", bound=Manifest)
 
 
 def canonical_json(content: Any) -> bytes:
@@ -82,8 +104,8 @@ def write_file(path: Path, data: bytes) -> None:
     sync_folder(path.parent)
 
 
-def seal(folder: Path, files: Mapping[str, bytes], about: Mapping[str, Any]) -> bool:
-    """Publish `files` (by relative name) as a sealed folder; `about` goes into its manifest.
+def seal(folder: Path, files: Mapping[str, bytes], about: Manifest) -> bool:
+    """Publish `files` (by relative name) as a sealed folder; `about` is its manifest, but for the list of them.
 
     Returns False, and leaves nothing behind, when the folder is there already. Raises OSError naming the path when
     the disk is full or refuses.
@@ -120,46 +142,44 @@ def _rename_unless_there(partial: Path, folder: Path) -> bool:
     return True
 
 
-def _manifest(files: Mapping[str, bytes], about: Mapping[str, Any]) -> bytes:
-    listed = {name: {"bytes": len(data), "sha256": sha256(data)} for name, data in files.items()}
-    content = {**about, "format": FORMAT, "files": listed}
+def _manifest(files: Mapping[str, bytes], about: Manifest) -> bytes:
+    listed = {name: SealedFile(len(data), sha256(data)) for name, data in files.items()}
+    content = msgspec.to_builtins(structs.replace(about, files=listed))
+    del content["sha256"]
     return canonical_json({**content, "sha256": sha256(canonical_json(content))})
 
 
-def read_manifest(folder: Path) -> dict[str, Any]:
-    """The manifest of a sealed folder. Raises DamagedError when it is not as it was sealed."""
+def read_manifest(folder: Path, form: type[M]) -> M:
+    """The manifest of a sealed folder, as `form`. Raises DamagedError when it is not as it was sealed."""
     path = folder / MANIFEST
     try:
-        if path.stat().st_size > _MAX_MANIFEST:
-            raise DamagedError(f"{path}: too large for a manifest")
-        data = path.read_bytes()
-        content = json.loads(data)
-        digest = content.pop("sha256")
-        intact = sha256(canonical_json(content)) == digest and canonical_json({**content, "sha256": digest}) == data
+        data = read_bytes(path, MAX_MANIFEST)
+        manifest = parse_json(data, form, str(path), FORMAT)
+        fields = parse_json(data, dict[str, Any], str(path))
     except FileNotFoundError as error:
         raise DamagedError(f"{path}: is missing") from error
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise DamagedError(f"{path}: is not a manifest ({type(error).__name__})") from error
-    if not intact:
+    except UsageError as error:
+        raise DamagedError(str(error)) from error
+    digest = fields.pop("sha256", None)
+    if sha256(canonical_json(fields)) != digest or canonical_json({**fields, "sha256": digest}) != data:
         raise DamagedError(f"{path}: does not have the digest that it names")
-    return {**content, "sha256": digest}
+    return manifest
 
 
-def verify(folder: Path) -> dict[str, Any]:
-    """Read every byte of a sealed folder and return its manifest. Raises DamagedError at the first that is wrong."""
-    manifest = read_manifest(folder)
-    expected = {MANIFEST, *manifest["files"]}
+def verify(folder: Path) -> None:
+    """Read every byte of a sealed folder. Raises DamagedError at the first that is wrong."""
+    files = read_manifest(folder, Manifest).files
+    expected = {MANIFEST, *files}
     found = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if not path.is_dir()}
     for name in sorted(expected ^ found):
         raise DamagedError(f"{folder / name}: {'is missing' if name in expected else 'does not belong here'}")
-    for name, entry in manifest["files"].items():
+    for name, entry in files.items():
         path = folder / name
-        if path.stat().st_size != entry["bytes"]:
-            raise DamagedError(f"{path}: {path.stat().st_size} bytes, {entry['bytes']} were sealed")
+        if path.stat().st_size != entry.bytes:
+            raise DamagedError(f"{path}: {path.stat().st_size} bytes, {entry.bytes} were sealed")
         with path.open("rb") as file:
-            if hashlib.file_digest(file, "sha256").hexdigest() != entry["sha256"]:
+            if hashlib.file_digest(file, "sha256").hexdigest() != entry.sha256:
                 raise DamagedError(f"{path}: its bytes have changed since it was sealed")
-    return manifest
 
 
 def sweep(folder: Path) -> None:

@@ -21,14 +21,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from msgspec import structs
 from numpy.typing import NDArray
 from safetensors.numpy import save
 
 from probeselect.core.errors import UsageError
-from probeselect.data.sealed import seal
+from probeselect.data.sealed import Manifest, seal
 
 TENSORS, ROWS_FILE, FEATURES = "tensors.safetensors", "rows.parquet", "features.safetensors"
 IMAGES = "images"
@@ -69,6 +71,30 @@ SCORES = pa.schema(
 )
 
 
+class Made(msgspec.Struct, frozen=True, omit_defaults=True):
+    """How a shard was made; None: nobody has noted it."""
+
+    largest_wave: int | None = None
+    wave_halvings: int | None = None
+    given_up: int | None = None  # groups of it that could not be made
+
+
+class ShardManifest(Manifest, frozen=True, kw_only=True):
+    """The manifest of a shard."""
+
+    rows: int
+    made: Made
+
+
+class ScoresManifest(Manifest, frozen=True, kw_only=True):
+    """The manifest of what an evaluator says of a shard."""
+
+    rows: int = 0
+    evaluator: str
+    weights: str  # a digest of the evaluator's
+    of: str  # the digest of the shard's manifest
+
+
 @dataclass(frozen=True)
 class Content:
     """What one shard holds before it is written. `images` by file name, encoded."""
@@ -76,7 +102,7 @@ class Content:
     tensors: Mapping[str, NDArray[Any]]
     rows: Sequence[Mapping[str, Any]]
     images: Mapping[str, bytes] = field(default_factory=dict)
-    notes: Mapping[str, Any] = field(default_factory=dict)  # of how it was made, for the manifest
+    made: Made = field(default_factory=Made)
 
 
 def shard_name(index: int) -> str:
@@ -119,17 +145,17 @@ def encode_image(picture: Any, image_format: str) -> bytes:
 def write_shard(folder: Path, content: Content) -> bool:
     """Publish a shard. False when somebody else has published it before."""
     files = {TENSORS: save(dict(content.tensors)), ROWS_FILE: _parquet(content.rows, ROWS), **content.images}
-    return seal(folder, files, {"rows": len(content.rows), "made": dict(content.notes)})
+    return seal(folder, files, ShardManifest(rows=len(content.rows), made=content.made))
 
 
 def write_scores(
-    folder: Path, rows: Sequence[Mapping[str, Any]], features: NDArray[Any] | None, about: Mapping[str, Any]
+    folder: Path, rows: Sequence[Mapping[str, Any]], features: NDArray[Any] | None, about: ScoresManifest
 ) -> bool:
     """Publish what an evaluator says of a shard; features [G, N, ...] fp16."""
     files = {ROWS_FILE: _parquet(rows, SCORES)}
     if features is not None:
         files[FEATURES] = save({"features": features})
-    return seal(folder, files, {"rows": len(rows), **about})
+    return seal(folder, files, structs.replace(about, rows=len(rows)))
 
 
 def _parquet(rows: Sequence[Mapping[str, Any]], schema: pa.Schema) -> bytes:

@@ -61,7 +61,7 @@ def open_table(dataset: Dataset, evaluators: Sequence[str]) -> Table:
     Groups without one valid candidate are left out. Raises UsageError when nothing is left.
     """
     indices = [i for i in dataset.done() if all(dataset.scores(name, i).is_dir() for name in evaluators)]
-    size: int = dataset.config["groups_per_shard"]
+    size = dataset.config.groups_per_shard
     groups = torch.tensor([i * size + row for i in indices for row in range(dataset.groups_of(i))], dtype=torch.long)
     if not len(groups):
         by = f" scored by {', '.join(evaluators)}" if evaluators else ""

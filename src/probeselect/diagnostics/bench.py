@@ -14,8 +14,9 @@ from probeselect.backbones.loading import Backbone, load_backbone
 from probeselect.backbones.taps import X0, TapReader
 from probeselect.core.candidates import candidates_of
 from probeselect.embedded.captions import draw_prompts
+from probeselect.probe.config import Head, ProbeConfig
+from probeselect.probe.files import Probe
 from probeselect.probe.maps import orthonormal, project
-from probeselect.probe.network import Head, Probe, ProbeConfig
 from probeselect.rollout.rollout import Stage, rollout
 from probeselect.scorers.scorers import load_scorer
 from probeselect.select.sampler import SelectiveSampler

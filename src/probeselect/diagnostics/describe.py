@@ -9,10 +9,11 @@ import transformers
 
 from probeselect.backbones.loading import load_backbone
 from probeselect.core.version import VERSION
-from probeselect.data.dataset import CONFIG as DATASET
+from probeselect.data.config import CONFIG as DATASET
 from probeselect.data.dataset import Dataset
 from probeselect.embedded import SHIPPED
-from probeselect.probe.files import CONFIG, load_probe
+from probeselect.probe.config import CONFIG
+from probeselect.probe.files import load_probe
 
 
 def describe(what: str) -> dict[str, Any]:
@@ -30,7 +31,16 @@ def describe(what: str) -> dict[str, Any]:
     is_probe = (folder / CONFIG).is_file() and not (folder / "model_index.json").is_file()
     if is_probe:
         return _probe_fields(folder) | versions
-    fields = {"model": what, **load_backbone(what, device="cpu").describe()}
+    backbone = load_backbone(what, device="cpu")
+    about = backbone.describe()
+    fields = {
+        "model": what,
+        "pipeline": type(backbone.pipe).__name__,
+        "denoiser": about.denoiser,
+        "architecture": about.architecture,
+        "taps": [tap.name for tap in backbone.taps],
+        "latent_channels": about.latent_channels,
+    }
     if what in SHIPPED:
         fields |= _probe_fields(SHIPPED[what].probe) | {"probe": "embedded"}
     return fields | versions
@@ -52,11 +62,11 @@ def _dataset_fields(folder: Path) -> dict[str, Any]:
     config, done = dataset.config, dataset.done()
     return {
         "dataset": str(folder),
-        "model": config["model"],
-        "fits": f"{config['denoiser']} {config['architecture']}",
-        "taps": ", ".join(config["taps"]),
+        "model": config.model,
+        "fits": f"{config.denoiser} {config.architecture}",
+        "taps": ", ".join(config.taps),
         "rungs": ", ".join(f"{rung:g}" for rung in dataset.rungs),
-        "prompts": f"{sum(map(dataset.groups_of, done))} of {config['prompts']['count']}, {dataset.n} candidates each",
+        "prompts": f"{sum(map(dataset.groups_of, done))} of {config.prompts.count}, {dataset.n} candidates each",
         "shards missing": dataset.shard_count - len(done),
         "scores": ", ".join(
             f"{name} ({sum(dataset.scores(name, i).is_dir() for i in done)} of {len(done)} shards)"

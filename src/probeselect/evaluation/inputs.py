@@ -17,7 +17,8 @@ from probeselect.data.score_table import read_score_table
 from probeselect.data.table import Table, open_table
 from probeselect.evaluators.base import Evaluator
 from probeselect.probe.checks import scores_of, text_only_probe, verdict
-from probeselect.probe.network import Probe
+from probeselect.probe.config import Trained
+from probeselect.probe.files import Probe
 from probeselect.probe.predicting import shuffled_activations, without_activations
 from probeselect.probe.splits import digest_of, digest_of_all, part_of
 from probeselect.probe.training import TrainingSettings
@@ -41,7 +42,7 @@ def of_score_tables(paths: Mapping[str, Path], rewards_from: Path | None = None)
 
 
 def prompts_not_seen(
-    dataset: Dataset, seen: Mapping[str, frozenset[str] | None], trained: Mapping[str, Mapping[str, Any]]
+    dataset: Dataset, seen: Mapping[str, frozenset[str] | None], trained: Mapping[str, Trained]
 ) -> tuple[list[str], list[str], list[str]]:
     """The dataset's prompts that no probe was trained on; faults and notes to be told about the others.
 
@@ -66,12 +67,12 @@ def prompts_not_seen(
     return unseen, faults, notes
 
 
-def _is_its_own(prompts: Sequence[str], trained: Mapping[str, Any]) -> bool:
+def _is_its_own(prompts: Sequence[str], trained: Trained) -> bool:
     """Whether a probe was trained on the training part of just these prompts."""
-    if not trained.get("split"):
+    if (split := trained.split) is None:
         return False
-    part = [prompt for prompt in prompts if part_of(prompt, **trained["split"]) == "train"]
-    return bool(trained.get("train_prompts") == digest_of_all(part))
+    part = [prompt for prompt in prompts if part_of(prompt, split.val_share, split.test_share) == "train"]
+    return trained.train_prompts == digest_of_all(part)
 
 
 def table_of(dataset: Dataset, evaluator: str, prompts: Sequence[str] | None = None) -> Table:
@@ -105,7 +106,7 @@ def of_table(
     table: groups of the dataset. formulas: evaluators whose formula scores predicted features.
     Raises UsageError for a probe that does not fit.
     """
-    total = dataset.config["arguments"].get("num_inference_steps")
+    total = dataset.config.steps
     if total is None:
         raise UsageError(f"{dataset.folder}: does not say how many steps its pictures took, so costs cannot be told")
     steps = {rung: completed_steps(rung, total) - 1 for rung in dataset.rungs}
@@ -149,7 +150,7 @@ def _scorers(
         if fused:
             yield Scorer(f"fusion:{name}", fused)
     if any(name.startswith("map/attention/") for name in table.tensors):
-        tokenizer, basis = tokenizer_of(dataset.config["model"]), torch.from_numpy(dataset.projection("attention"))
+        tokenizer, basis = tokenizer_of(dataset.config.model), torch.from_numpy(dataset.projection("attention"))
         tables = {step: attention_scores(table, rung, tokenizer, basis) for rung, step in steps.items()}
         yield Scorer("attention", {step: scores.double().numpy() for step, scores in tables.items()})
     draw = np.random.default_rng(0).random(table.tensors["valid"].shape)

@@ -100,7 +100,7 @@ def _choices(
 
 
 def _previews(dataset: Dataset, gallery: Gallery, table: Table, prompts: Sequence[int]) -> Image.Image | None:
-    if not dataset.config["previews"]:
+    if not dataset.config.previews:
         return None
     sheet = _paper(len(dataset.rungs) + 1, len(prompts), CELL + 2 * LINE)
     draw = ImageDraw.Draw(sheet)
@@ -121,7 +121,7 @@ def _previews(dataset: Dataset, gallery: Gallery, table: Table, prompts: Sequenc
 
 def _activations(dataset: Dataset, gallery: Gallery, table: Table, prompts: Sequence[int]) -> Image.Image:
     """A row a prompt and block, a column a rung; the blocks of one prompt together."""
-    taps, rungs = dataset.config["taps"], dataset.rungs
+    taps, rungs = dataset.config.taps, dataset.rungs
     margin = 190
     sheet = _paper(len(rungs) + 1, len(prompts) * len(taps), CELL, margin, LINE)
     draw = ImageDraw.Draw(sheet)

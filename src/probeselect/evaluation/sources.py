@@ -13,8 +13,7 @@ from probeselect.data.table import Table
 from probeselect.embedded import shipped_probe
 from probeselect.evaluation.inputs import prompts_not_seen, rungs_not_trained, table_of
 from probeselect.evaluators.table import load_evaluator
-from probeselect.probe.files import load_probe
-from probeselect.probe.network import Probe
+from probeselect.probe.files import Probe, load_probe
 from probeselect.probe.splits import read_seen
 
 
@@ -61,7 +60,7 @@ def open_source(folder: Path, probes: list[str], evaluator: str) -> Source:
     """
     dataset = Dataset(folder)
     folders = once(
-        [(Path(each).name, shipped_probe(each, dataset.config["model"]) or Path(each)) for each in probes], "--probe"
+        [(Path(each).name, shipped_probe(each, dataset.config.model) or Path(each)) for each in probes], "--probe"
     )
     loaded = {name: load_probe(path) for name, path in folders.items()}
     name, _, weights = evaluator.partition("=")

@@ -1,12 +1,41 @@
 """Seconds of a schedule, from runs of `generate`: their result.json says what was denoised and scored, and how long."""
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import msgspec
+from msgspec import Meta
 
 from probeselect.core.errors import UsageError
+from probeselect.core.files import read_json
 from probeselect.core.names import short_name
+
+Amount = Annotated[float, Meta(ge=0, le=1e12)]
+
+
+class TimedCost(msgspec.Struct, frozen=True):
+    """What a run took; `seconds` is all of it."""
+
+    denoiser_rows: Amount
+    seconds: Amount
+    seconds_scoring: Amount
+
+
+class TimedCandidate(msgspec.Struct, frozen=True):
+    """How often a candidate was scored; the scores themselves tell no time."""
+
+    scores: list[Any]
+
+
+class TimedRun(msgspec.Struct, frozen=True):
+    """The part of a prompt's entry in result.json that tells of time; `select/result_file.py` writes it."""
+
+    scorer: str
+    cost: TimedCost
+    candidates: list[TimedCandidate]
+    format: Literal[1] = 1
 
 
 @dataclass(frozen=True)
@@ -34,17 +63,14 @@ def read_timing(files: Sequence[Path]) -> Timing:
     rows = seconds = 0.0
     scored: dict[str, list[float]] = {}
     for path in files:
-        try:
-            content = json.loads(path.read_bytes())
-            for result in content if isinstance(content, list) else [content]:
-                cost = result["cost"]
-                rows += cost["denoiser_rows"]
-                seconds += cost["seconds"] - cost["seconds_scoring"]
-                count = sum(len(candidate["scores"]) for candidate in result["candidates"])
-                found = scored.setdefault(short_name(result["scorer"]), [0.0, 0.0])
-                found[0], found[1] = found[0] + cost["seconds_scoring"], found[1] + count
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            raise UsageError(f"{path}: is no result.json of generate ({' '.join(str(error).split())})") from error
-    if not rows:
-        raise UsageError(f"{', '.join(map(str, files))}: no denoiser rows were run")
+        found = read_json(path, TimedRun | list[TimedRun])  # type: ignore[arg-type]
+        runs: list[TimedRun] = found if isinstance(found, list) else [found]
+        for run in runs:
+            rows += run.cost.denoiser_rows
+            seconds += run.cost.seconds - run.cost.seconds_scoring
+            of_scorer = scored.setdefault(short_name(run.scorer), [0.0, 0.0])
+            of_scorer[0] += run.cost.seconds_scoring
+            of_scorer[1] += sum(len(candidate.scores) for candidate in run.candidates)
+    if not rows or seconds <= 0:
+        raise UsageError(f"{', '.join(map(str, files))}: no denoiser rows were run, or in no time")
     return Timing(seconds / rows, {name: taken / count for name, (taken, count) in scored.items() if count})

@@ -6,19 +6,22 @@ book") with a credit in [0, 1] each; the reward is their geometric mean. All of 
 predicts the maps of the finished picture is scored by the same rules.
 """
 
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
+import msgspec
 import numpy as np
 import torch
+from msgspec import Meta
 from PIL import Image
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from probeselect.core.errors import ProbeSelectError
+from probeselect.core.files import read_json
 from probeselect.embedded import WEIGHTS
 from probeselect.embedded.captions import BACKGROUNDS, COLOURS, COUNTS, NOUNS, SIZES, Spec, Subject, parse
 
@@ -196,6 +199,12 @@ def _nothing_else_fact(spec: Spec, present: Tensor) -> Fact:
     return Fact("nothing else", (1 - strays).prod(), f"a stray {stray}")
 
 
+class SceneConfig(msgspec.Struct):
+    """config.json of the detector."""
+
+    channels: Annotated[int, Meta(ge=8, le=4096, multiple_of=8)]
+
+
 class SceneCheck:
     """The evaluator: reward in [0.02, 1], higher is better; reasons in words."""
 
@@ -205,8 +214,8 @@ class SceneCheck:
         folder = Path(folder or WEIGHTS / "scene-check")
         if not (folder / "model.safetensors").is_file():
             raise ProbeSelectError(f"{folder}: no scene-check weights (model.safetensors) there")
-        config = json.loads((folder / "config.json").read_text())
-        self.detector = SceneDetector(config["channels"]).to(device).eval()
+        config = read_json(folder / "config.json", SceneConfig)
+        self.detector = SceneDetector(config.channels).to(device).eval()
         self.detector.load_state_dict({k: v.float() for k, v in load_file(folder / "model.safetensors").items()})
 
     def check_prompts(self, prompts: Sequence[str]) -> None:

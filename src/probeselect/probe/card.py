@@ -3,11 +3,12 @@
 from collections.abc import Mapping
 from typing import Any
 
-from probeselect.probe.network import ProbeConfig
+from probeselect.data.config import DatasetConfig
+from probeselect.probe.config import ProbeConfig
 
 
-def card(config: ProbeConfig, data: Mapping[str, Any], report: Mapping[str, Any], command: str) -> str:
-    """What the probe reads and predicts, its figures, the data (`data` is dataset.json's content), the command."""
+def card(config: ProbeConfig, data: DatasetConfig, report: Mapping[str, Any], command: str) -> str:
+    """What the probe reads and predicts, its figures, the data, the command."""
     prompts, taps = report["prompts"], ", ".join(f"`{tap}`" for tap in config.taps)
     evaluators = ", ".join(f"`{head.evaluator}` ({head.kind})" for head in config.heads)
     lines = [
@@ -21,8 +22,8 @@ def card(config: ProbeConfig, data: Mapping[str, Any], report: Mapping[str, Any]
         f"Predicts {evaluators} of the finished picture from an unfinished one.",
         "",
         f"- Reads {taps} at {', '.join(f'{rung:g}' for rung in config.rungs)} of the steps",
-        f"- Backbone: `{data['model']}` ({config.denoiser} {config.architecture}), {data['scheduler']['class']}",
-        f"- {prompts['train']} prompts x {data['n']} candidates to train on, {prompts['val']} to choose the epoch by, "
+        f"- Backbone: `{data.model}` ({config.denoiser} {config.architecture}), {data.scheduler['class']}",
+        f"- {prompts['train']} prompts x {data.n} candidates to train on, {prompts['val']} to choose the epoch by, "
         f"{prompts.get('test', 0)} that nothing was chosen by",
         f"- Made by `{command}` in {report['epochs']} epochs",
         "",

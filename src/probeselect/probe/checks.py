@@ -11,9 +11,10 @@ from numpy.typing import NDArray
 from probeselect.core.metrics import Floats, bootstrap_interval, pooled_spearman, within_prompt_spearman
 from probeselect.data.table import Table
 from probeselect.evaluators.base import Evaluator
-from probeselect.probe.fusion import Fusion, fit_fusion
+from probeselect.probe.config import Fusion
+from probeselect.probe.fusion import fit_fusion
 from probeselect.probe.initial import new_probe
-from probeselect.probe.network import Probe
+from probeselect.probe.network import ProbeNetwork
 from probeselect.probe.predicting import formula_of, predict_table, shuffled_activations, without_activations
 from probeselect.probe.training import Training, TrainingSettings
 
@@ -22,7 +23,7 @@ LEAK_ERRORS = 3.5  # standard errors from zero at which a blind scorer's figure 
 
 
 def scores_of(
-    probe: Probe, table: Table, evaluator: str, rung: float, evaluators: Mapping[str, Evaluator]
+    probe: ProbeNetwork, table: Table, evaluator: str, rung: float, evaluators: Mapping[str, Evaluator]
 ) -> NDArray[np.float32]:
     """What the probe's head for an evaluator says of a table at a rung: [G, N]."""
     head = next(head for head in probe.config.heads if head.evaluator == evaluator)
@@ -31,27 +32,28 @@ def scores_of(
 
 
 def text_only_probe(
-    like: Probe,
+    like: ProbeNetwork,
     train: Table,
     val: Table,
     evaluators: Mapping[str, Evaluator],
     settings: TrainingSettings,
     device: torch.device | str = "cpu",
-) -> Probe:
+) -> ProbeNetwork:
     """A probe of the same kind, trained for a while on some prompts without their activations."""
     config = like.config
     train = without_activations(train.take(torch.arange(min(TEXT_ONLY_GROUPS, len(train)))))
     settings = replace(settings, epochs=TEXT_ONLY_EPOCHS, patience=None)
     projections = {tap: like.get_buffer(f"projection_{i}").cpu() for i, tap in enumerate(config.taps)}
-    about = {"name": config.backbone} | {n: getattr(config, n) for n in ("denoiser", "architecture", "latent_channels")}
     torch.manual_seed(settings.seed)
-    probe = new_probe(train, config.heads, about, config.rungs, projections, config.width).to(device)
+    probe = new_probe(train, config.heads, config.backbone, config, config.rungs, projections, config.width).to(device)
     for _ in Training(probe, train, without_activations(val), evaluators, settings).epochs():
         pass
     return probe
 
 
-def leaks(probe: Probe, text_only: Probe, val: Table, evaluators: Mapping[str, Evaluator]) -> list[dict[str, Any]]:
+def leaks(
+    probe: ProbeNetwork, text_only: ProbeNetwork, val: Table, evaluators: Mapping[str, Evaluator]
+) -> list[dict[str, Any]]:
     """What blind probes say of the val prompts: any skill within a prompt is a leak, not foresight.
 
     One was trained on the prompt alone, so its pooled figure is what prompts give without looking at candidates; the
@@ -86,7 +88,7 @@ def verdict(per_prompt: Floats, n: int, check: str) -> dict[str, Any]:
 
 
 def fuse(
-    probe: Probe, val: Table, test: Table, evaluators: Mapping[str, Evaluator]
+    probe: ProbeNetwork, val: Table, test: Table, evaluators: Mapping[str, Evaluator]
 ) -> tuple[tuple[Fusion, ...], list[dict[str, Any]]]:
     """Fusions with judged previews, where there are any, fitted on val; and whether they help, measured on test."""
     fusions, found = [], []

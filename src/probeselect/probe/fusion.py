@@ -4,34 +4,11 @@ Two weights for every evaluator and rung, by least squares within prompts. They 
 probe is no better than it will be elsewhere: on its training prompts it would get too much weight.
 """
 
-import math
-from dataclasses import dataclass
-
 import numpy as np
 from numpy.typing import ArrayLike
-from torch import Tensor
 
-from probeselect.core.errors import UsageError
 from probeselect.core.metrics import Floats, deviations
-
-
-@dataclass(frozen=True)
-class Fusion:
-    """score = probe * (the probe's score) + preview * (the preview's reward), at one rung."""
-
-    evaluator: str
-    rung: float
-    probe: float
-    preview: float
-
-    def __post_init__(self) -> None:
-        numbers = (self.rung, self.probe, self.preview)
-        if not all(isinstance(number, float) and math.isfinite(number) for number in numbers):
-            raise UsageError(f"fusion of {self.evaluator!r}: rung and weights must be finite numbers")
-
-    def __call__(self, scores: Tensor, rewards: Tensor) -> Tensor:
-        """Fused scores from the probe's and the previews' rewards, all of one shape."""
-        return self.probe * scores + self.preview * rewards
+from probeselect.probe.config import Fusion
 
 
 def fit_fusion(

@@ -1,13 +1,15 @@
 """A new probe for a table: its configuration, projections and standardisation, before any training."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
 
+from probeselect.core.description import Description
+from probeselect.core.files import checked
 from probeselect.data.table import Table
-from probeselect.probe.network import Head, Probe, ProbeConfig
+from probeselect.probe.config import Head, ProbeConfig
+from probeselect.probe.files import Probe
 
 STATISTICS_GROUPS = 256  # of which the standardisation is measured
 STATISTICS_AT_ONCE = 8
@@ -16,22 +18,23 @@ STATISTICS_AT_ONCE = 8
 def new_probe(
     table: Table,
     heads: Sequence[Head],
-    backbone: Mapping[str, Any],
+    backbone: str,
+    made_for: Description,
     rungs: Sequence[float],
     projections: Mapping[str, Tensor],
     width: int = 48,
 ) -> Probe:
     """A probe for the maps of `table`, standardised by the statistics of some of its groups.
 
-    projections: tap -> the basis [P, C] that its maps were collected with. backbone: name, denoiser, architecture,
-    latent_channels.
+    backbone: its name, for people. made_for: what it is. projections: tap -> the basis [P, C] that its maps were
+    collected with. Raises UsageError for what no configuration may hold.
     """
     shapes = {tap: table.tensors[f"map/{tap}/{rungs[0]:g}"].shape for tap in projections}  # [G, N, P, H, W]
     config = ProbeConfig(
-        backbone=backbone["name"],
-        denoiser=backbone["denoiser"],
-        architecture=backbone["architecture"],
-        latent_channels=backbone["latent_channels"],
+        backbone=backbone,
+        denoiser=made_for.denoiser,
+        architecture=made_for.architecture,
+        latent_channels=made_for.latent_channels,
         taps=tuple(projections),
         tap_channels=tuple(basis.shape[1] for basis in projections.values()),
         projected_channels=tuple(basis.shape[0] for basis in projections.values()),
@@ -41,10 +44,9 @@ def new_probe(
         grid=max(min(shape[-2:]) for shape in shapes.values()),
         width=width,
     )
-    probe = Probe(config)
+    probe = Probe(checked(config, "probe"), [basis.to(torch.float32, copy=True) for basis in projections.values()])
     some = torch.arange(0, len(table), max(1, len(table) // STATISTICS_GROUPS))
     for i, tap in enumerate(config.taps):
-        probe.get_buffer(f"projection_{i}").copy_(projections[tap])
         mean, std = _channel_statistics(table, [f"map/{tap}/{rung:g}" for rung in config.rungs], some)
         probe.get_buffer(f"mean_{i}").copy_(mean)
         probe.get_buffer(f"std_{i}").copy_(std)

@@ -8,93 +8,16 @@ extract from the finished picture, which the evaluator's own formula then scores
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, replace
-from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
-from huggingface_hub import PyTorchModelHubMixin
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from probeselect.core.description import Description
 from probeselect.core.errors import UsageError
-from probeselect.core.names import is_plain_name
-from probeselect.probe.fusion import Fusion
+from probeselect.probe.config import NORM_GROUPS, RUNG_TOLERANCE, Fusion, Head, ProbeConfig, module_name
 from probeselect.probe.maps import orthonormal, project, sinusoid, to_grid
-
-FORMAT = 1
-RUNG_TOLERANCE = 0.026  # a rung in between: half a step of 20
-
-
-@dataclass(frozen=True)
-class Head:
-    """What is predicted for one evaluator. `shape` is that of its features: (F, H, W) maps or a vector (D,)."""
-
-    evaluator: str
-    kind: Literal["scalar", "features"]
-    shape: tuple[int, ...] = ()
-
-
-@dataclass(frozen=True)
-class ProbeConfig:
-    """Everything that must agree between a probe, a backbone and an evaluator; stored as config.json."""
-
-    backbone: str  # name, for people
-    denoiser: str  # class name
-    architecture: str  # digest of the denoiser's configuration
-    latent_channels: int
-    taps: tuple[str, ...]
-    tap_channels: tuple[int, ...]  # of the taps as they come
-    projected_channels: tuple[int, ...]  # after the fixed projection
-    rungs: tuple[float, ...]  # trained on
-    heads: tuple[Head, ...]
-    prompt_width: int = 0  # of the backbone's prompt embedding; 0: not read
-    grid: int = 16  # height and width that maps are brought to; their aspect ratio is kept
-    width: int = 32
-    format: int = FORMAT
-    fusions: tuple[Fusion, ...] = ()  # with the preview's reward
-    training: dict[str, Any] = field(default_factory=dict)
-
-    @property
-    def default_head(self) -> str:
-        return self.heads[0].evaluator
-
-    @classmethod
-    def from_dict(cls, fields: dict[str, Any]) -> "ProbeConfig":
-        """Read config.json's content. Raises UsageError naming the field that is missing, unknown or wrong."""
-        if fields.get("format") != FORMAT:
-            raise UsageError(f"format = {fields.get('format')!r}: this version reads format {FORMAT}")
-        known = set(cls.__dataclass_fields__)
-        if surplus := sorted(set(fields) - known):
-            raise UsageError(f"unknown field {surplus[0]!r}")
-        try:
-            return cls(**fields)
-        except (KeyError, TypeError, AttributeError) as error:
-            raise UsageError(f"field missing or of a wrong type: {error}") from error
-
-    def to_dict(self) -> dict[str, Any]:
-        return asdict(self)
-
-    def __post_init__(self) -> None:
-        heads = (Head(**head) if isinstance(head, dict) else head for head in self.heads)  # as JSON gives them
-        object.__setattr__(self, "heads", tuple(replace(head, shape=tuple(head.shape)) for head in heads))
-        fusions = (Fusion(**fusion) if isinstance(fusion, dict) else fusion for fusion in self.fusions)
-        object.__setattr__(self, "fusions", tuple(fusions))
-        for name in ("taps", "tap_channels", "projected_channels", "rungs"):
-            object.__setattr__(self, name, tuple(getattr(self, name)))
-        if not self.taps or not len(self.taps) == len(self.tap_channels) == len(self.projected_channels):
-            raise UsageError("taps, tap_channels and projected_channels must be of one length, at least 1")
-        named = [*(head.evaluator for head in self.heads), *(fusion.evaluator for fusion in self.fusions)]
-        if bad := [name for name in named if not is_plain_name(name)]:
-            raise UsageError(f"evaluator {bad[0]!r}: a file may hold a plain name only")
-        if not self.heads or any(head.kind not in ("scalar", "features") for head in self.heads):
-            raise UsageError("heads: at least one, each of kind 'scalar' or 'features'")
-        sizes = (*self.tap_channels, *self.projected_channels, self.grid, self.width, self.latent_channels)
-        sizes = (*sizes, *(side for head in self.heads for side in head.shape))
-        if any(not isinstance(size, int) or not 0 < size <= 65536 for size in sizes):
-            raise UsageError("channels, grid, width and shapes must be whole numbers from 1 to 65536")
-        if not all(isinstance(r, float) and 0 < r < 1 for r in self.rungs) or not self.rungs:
-            raise UsageError("rungs: fractions between 0 and 1, at least one")
 
 
 class _Block(nn.Module):
@@ -102,9 +25,9 @@ class _Block(nn.Module):
 
     def __init__(self, channels: int, condition: int) -> None:
         super().__init__()
-        self.norm1 = nn.GroupNorm(8, channels)
+        self.norm1 = nn.GroupNorm(NORM_GROUPS, channels)
         self.conv1 = nn.Conv2d(channels, channels, 3, padding=1)
-        self.norm2 = nn.GroupNorm(8, channels, affine=False)
+        self.norm2 = nn.GroupNorm(NORM_GROUPS, channels, affine=False)
         self.modulate = nn.Linear(condition, 2 * channels)
         self.conv2 = nn.Conv2d(channels, channels, 3, padding=1)
         nn.init.zeros_(self.conv2.weight)
@@ -146,21 +69,19 @@ class Encoder(nn.Module):
         return out
 
 
-class Probe(
-    nn.Module,
-    PyTorchModelHubMixin,
-    library_name="probeselect",
-    license="apache-2.0",
-    tags=["probeselect", "text-to-image"],
-):
-    """Network of a `ProbeConfig`. Load with `probeselect.probe.files.load_probe`, which refuses what does not fit."""
+class ProbeNetwork(nn.Module):
+    """The network of a `ProbeConfig`, and what it can be asked."""
 
-    def __init__(self, config: ProbeConfig) -> None:
+    def __init__(self, config: ProbeConfig, bases: Sequence[Tensor] | None = None) -> None:
+        """bases: [P, C] that each tap is projected by; None: random ones, always the same."""
         super().__init__()
         self.config = config
         self.condition_width = 2 * config.width
-        for i, (channels, projected) in enumerate(zip(config.tap_channels, config.projected_channels, strict=True)):
-            self.register_buffer(f"projection_{i}", orthonormal(projected, channels, seed=i))  # [P, C]
+        if bases is None:
+            sizes = zip(config.projected_channels, config.tap_channels, strict=True)
+            bases = [orthonormal(projected, channels, seed=i) for i, (projected, channels) in enumerate(sizes)]
+        for i, (basis, projected) in enumerate(zip(bases, config.projected_channels, strict=True)):
+            self.register_buffer(f"projection_{i}", basis)
             self.register_buffer(f"mean_{i}", torch.zeros(projected))
             self.register_buffer(f"std_{i}", torch.ones(projected))
         for i, head in enumerate(config.heads):
@@ -171,13 +92,13 @@ class Probe(
         if config.prompt_width:
             self.prompt_embedding = nn.Linear(config.prompt_width, self.condition_width)
         self.encoder = Encoder(config.projected_channels, config.grid, config.width, self.condition_width)
-        self.heads = nn.ModuleDict({_key(head.evaluator): self._new_head(head) for head in config.heads})
+        self.heads = nn.ModuleDict({module_name(head.evaluator): self._new_head(head) for head in config.heads})
         self.eval()
 
     def _new_head(self, head: Head) -> nn.Module:
         width = self.config.width
         if head.kind == "features" and len(head.shape) == 3:
-            return nn.Sequential(nn.GroupNorm(8, width), nn.SiLU(), nn.Conv2d(width, head.shape[0], 1))
+            return nn.Sequential(nn.GroupNorm(NORM_GROUPS, width), nn.SiLU(), nn.Conv2d(width, head.shape[0], 1))
         out = 1 if head.kind == "scalar" else math.prod(head.shape)
         inner = self.condition_width
         return nn.Sequential(nn.Linear(2 * width + inner, inner), nn.SiLU(), nn.Linear(inner, out))
@@ -205,12 +126,12 @@ class Probe(
         """Head's output: features [N, *shape], or the reward [N] of a scalar head."""
         index, row = self._row(head)
         if row.kind == "features" and len(row.shape) == 3:
-            out: Tensor = self.heads[_key(head)](encoded)
+            out: Tensor = self.heads[module_name(head)](encoded)
             if out.shape[2:] != row.shape[1:]:
                 out = F.interpolate(out, size=row.shape[1:], mode="bilinear", antialias=True)
         else:
             pooled = torch.cat([encoded.mean((2, 3)), encoded.amax((2, 3)), condition], 1)
-            out = self.heads[_key(head)](pooled)
+            out = self.heads[module_name(head)](pooled)
             if row.kind == "scalar":
                 return out[:, 0]
             out = out.unflatten(1, row.shape)
@@ -255,22 +176,10 @@ class Probe(
             loaded[head] = load_evaluator(head, device=next(self.parameters()).device)
         return loaded[head]
 
-    @classmethod
-    def _from_pretrained(cls, *, model_id: str, **_: Any) -> "Probe":
-        """What `Probe.from_pretrained` does: the checked loading of files.py, from a folder or the hub."""
-        from probeselect.probe.files import load_probe
-
-        return load_probe(model_id)
-
-    def _save_pretrained(self, save_directory: Path) -> None:
-        from probeselect.probe.files import save_probe
-
-        save_probe(self, save_directory)
-
-    def check_fits(self, backbone: dict[str, Any]) -> None:
-        """Refuse a backbone (`Backbone.describe()`) that the probe was not made for, saying what differs."""
-        for name in ("denoiser", "architecture", "latent_channels"):
-            mine, theirs = getattr(self.config, name), backbone[name]
+    def check_fits(self, other: Description) -> None:
+        """Refuse a backbone, or data of one, that the probe was not made for, saying what differs."""
+        for name in Description.__struct_fields__:
+            mine, theirs = getattr(self.config, name), getattr(other, name)
             if mine != theirs:
                 raise UsageError(f"scorer: the probe was made for {name} {mine!r}, this backbone has {theirs!r}")
 
@@ -287,7 +196,3 @@ class Probe(
         first, last = min(self.config.rungs), max(self.config.rungs)
         if not first - RUNG_TOLERANCE <= rung <= last + RUNG_TOLERANCE:
             raise UsageError(f"rungs: the probe was trained from {first:g} to {last:g}, not for {rung:g}")
-
-
-def _key(evaluator: str) -> str:
-    return evaluator.replace(".", "_")  # a module's name holds no dot

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from probeselect.core.errors import UsageError
 from probeselect.data.table import Table
 from probeselect.evaluators.base import Evaluator
+from probeselect.probe.config import Head, ProbeConfig
 from probeselect.probe.losses import (
     feature_distillation,
     info_nce,
@@ -21,7 +22,7 @@ from probeselect.probe.losses import (
     pairwise_logistic,
     standardised_regression,
 )
-from probeselect.probe.network import Head, Probe, ProbeConfig
+from probeselect.probe.network import ProbeNetwork
 
 CONTRAST_TEMPERATURE = 0.1
 RANKINGS = ("listwise", "listwise-batch", "pairwise", "listnet", "regression")
@@ -85,7 +86,12 @@ class Objective(nn.Module):
     """
 
     def __init__(
-        self, probe: Probe, table: Table, evaluators: Mapping[str, Evaluator], weights: Weights, bf16: bool = False
+        self,
+        probe: ProbeNetwork,
+        table: Table,
+        evaluators: Mapping[str, Evaluator],
+        weights: Weights,
+        bf16: bool = False,
     ) -> None:
         super().__init__()
         self.probe, self.table, self.evaluators, self.weights, self.bf16 = probe, table, evaluators, weights, bf16

@@ -9,12 +9,18 @@ from torch import Tensor
 
 from probeselect.data.table import Table
 from probeselect.evaluators.base import Evaluator
-from probeselect.probe.network import Head, Probe
+from probeselect.probe.config import Head
+from probeselect.probe.network import ProbeNetwork
 from probeselect.probe.objective import Batch, batch_of
 
 
 def predict_table(
-    probe: Probe, table: Table, rung: float, evaluator: str, formula: Evaluator | None, groups_per_batch: int = 32
+    probe: ProbeNetwork,
+    table: Table,
+    rung: float,
+    evaluator: str,
+    formula: Evaluator | None,
+    groups_per_batch: int = 32,
 ) -> Tensor:
     """Scores [G, N] by the head of `evaluator` at a rung; `formula` scores predicted features (None: scalar head)."""
     device, parts = next(probe.parameters()).device, []
@@ -25,7 +31,7 @@ def predict_table(
     return torch.cat(parts)
 
 
-def _scores_of(probe: Probe, batch: Batch, evaluator: str, formula: Evaluator | None) -> Tensor:
+def _scores_of(probe: ProbeNetwork, batch: Batch, evaluator: str, formula: Evaluator | None) -> Tensor:
     encoded, condition = probe.encode(batch.maps, batch.rung, batch.spread_embeddings)
     predicted = probe.predict(encoded, condition, evaluator)
     scores = predicted if formula is None else formula.score(predicted, batch.prompts)

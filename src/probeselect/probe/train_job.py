@@ -3,7 +3,6 @@
 Knows files and figures; the loop is `probe/training.py`. Imports no diffusers.
 """
 
-import json
 import os
 import resource
 import sys
@@ -14,6 +13,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from msgspec import structs
+from safetensors import SafetensorError
 from safetensors.torch import load, save
 
 from probeselect.core.errors import UsageError
@@ -24,9 +25,11 @@ from probeselect.data.table import Table, open_table
 from probeselect.evaluators.base import Evaluator
 from probeselect.probe.card import card
 from probeselect.probe.checks import fuse, leaks, scores_of, text_only_probe
+from probeselect.probe.config import Head, Split, Trained
 from probeselect.probe.files import save_probe
 from probeselect.probe.initial import new_probe
-from probeselect.probe.network import Head, Probe
+from probeselect.probe.log import HeadFigures, LogLine, log_bytes, read_log
+from probeselect.probe.network import ProbeNetwork
 from probeselect.probe.splits import Part, digest_of_all, part_of, write_seen
 from probeselect.probe.training import Epoch, Training, TrainingSettings
 
@@ -83,25 +86,26 @@ class TrainRun:
         self.dataset = Dataset(job.folder)
         self.parts = split_table(open_table(self.dataset, job.evaluators), job.val_share, job.test_share)
         rungs = job.rungs or self.dataset.rungs
-        taps = job.taps or tuple(tap for tap in self.dataset.config["taps"] if tap != "attention")
+        taps = job.taps or tuple(tap for tap in self.dataset.config.taps if tap != "attention")
         projections = {tap: torch.from_numpy(self.dataset.projection(tap)) for tap in taps}
         heads = [self._head(name) for name in job.evaluators]
         if missing := [
             head.evaluator for head in heads if head.kind == "features" and head.evaluator not in evaluators
         ]:
             raise UsageError(f"evaluator {missing[0]}: its formula is needed to train on its features")
-        about = {**self.dataset.config, "name": self.dataset.config["model"]}
+        config = self.dataset.config
         torch.manual_seed(job.settings.seed)
-        probe = new_probe(self.parts["train"], heads, about, rungs, projections, job.width).to(job.device)
+        probe = new_probe(self.parts["train"], heads, config.model, config, rungs, projections, job.width)
+        probe.to(job.device)
         self.judged_by = self.parts["val"].take(torch.arange(min(VAL_GROUPS, len(self.parts["val"]))))
         self.training = Training(probe, self.parts["train"], self.judged_by, evaluators, job.settings, rank, world)
         self.work = job.out / "training"
-        self.history: list[dict[str, Any]] = []
+        self.history: list[LogLine] = []
         self.samples_per_second = 0.0
         self._resume()
 
     @property
-    def probe(self) -> Probe:
+    def probe(self) -> ProbeNetwork:
         return self.training.probe
 
     def _head(self, evaluator: str) -> Head:
@@ -117,7 +121,7 @@ class TrainRun:
         job = {k: v for k, v in asdict(self.job).items() if k not in ("folder", "out", "device")}
         return {
             "job": job,
-            "weights": self.dataset.config["weights"],
+            "weights": self.dataset.config.weights,
             "train_prompts": digest_of_all(self.parts["train"].prompts),
         }
 
@@ -132,13 +136,16 @@ class TrainRun:
                 self.work.mkdir(parents=True, exist_ok=True)
                 write_file(self.work / PLAN, plan)
             return
-        if (self.work / PLAN).read_bytes() != plan:
+        if not (self.work / PLAN).is_file() or (self.work / PLAN).read_bytes() != plan:
             raise UsageError(f"{self.work}: holds the state of another training; remove it, or choose another --out")
-        self.training.restore(load(state.read_bytes()))
-        self.history = [json.loads(line) for line in (self.work / LOG).read_text().splitlines()]
-        self.history = self.history[: self.training.epoch]
+        try:
+            self.training.restore(load(state.read_bytes()))
+        except (SafetensorError, LookupError, RuntimeError, ValueError) as error:
+            why = " ".join(str(error).split())[:200]
+            raise UsageError(f"{state}: no training can go on from it ({why}); remove {self.work}") from error
+        self.history = read_log(self.work / LOG)[: self.training.epoch]
 
-    def epochs(self) -> Iterator[dict[str, Any]]:
+    def epochs(self) -> Iterator[LogLine]:
         """Train on from wherever the last run was stopped; yield a line for every epoch, once it is saved."""
         began = time.monotonic()
         for epoch in self.training.epochs():
@@ -147,7 +154,7 @@ class TrainRun:
             self.history.append(_line(epoch))
             if self.rank == 0:
                 # The log first: a line too many is cut when a run goes on, one that is missing could not be made up.
-                write_file(self.work / LOG, "".join(json.dumps(line) + "\n" for line in self.history).encode())
+                write_file(self.work / LOG, log_bytes(self.history))
                 write_file(self.work / STATE, save({k: v.cpu().contiguous() for k, v in self.training.state().items()}))
             yield self.history[-1]
             began = time.monotonic()
@@ -155,7 +162,6 @@ class TrainRun:
     def finish(self, command: str) -> dict[str, Any]:
         """Write the best probe with its card; return the report. The test prompts are looked at here, once."""
         fusions, fused = fuse(self.probe, self.judged_by, self.parts.get("test", self.judged_by), self.evaluators)
-        object.__setattr__(self.probe.config, "fusions", fusions)
         report: dict[str, Any] = {
             "epochs": len(self.history),
             "prompts": {name: len(table) for name, table in self.parts.items()},
@@ -165,14 +171,13 @@ class TrainRun:
             "samples_per_second": round(self.samples_per_second, 1),
             "peak_memory_mib": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024),
         }
-        config = self.probe.config
-        trained = {
-            "split": {"val_share": self.job.val_share, "test_share": self.job.test_share},
-            "train_prompts": digest_of_all(self.parts["train"].prompts),
-            "settings": asdict(self.job.settings),
-        }
-        object.__setattr__(config, "training", trained)
-        save_probe(self.probe, self.job.out, card(config, self.dataset.config, report, command))
+        trained = Trained(
+            Split(self.job.val_share, self.job.test_share),
+            digest_of_all(self.parts["train"].prompts),
+            asdict(self.job.settings),
+        )
+        self.probe.config = structs.replace(self.probe.config, fusions=fusions, training=trained)
+        save_probe(self.probe, self.job.out, card(self.probe.config, self.dataset.config, report, command))
         write_seen(self.job.out, self.parts["train"].prompts)
         write_file(self.job.out / "report.json", canonical_json(report))
         return report
@@ -195,11 +200,13 @@ class TrainRun:
         return leaks(self.probe, blind, self.judged_by, self.evaluators)
 
 
-def _line(epoch: Epoch) -> dict[str, Any]:
-    line: dict[str, Any] = {"epoch": epoch.epoch, "loss": round(epoch.loss, 5), "spearman": round(epoch.spearman, 4)}
-    for (name, rung), found in epoch.figures.items():
-        line[f"{name}@{rung:g}"] = {"spearman": round(found.spearman, 4), "gain": round(found.gain, 4)}
-    return line | {"best": epoch.best}
+def _line(epoch: Epoch) -> LogLine:
+    figures = {
+        f"{name}@{rung:g}": HeadFigures(round(float(found.spearman), 4), round(float(found.gain), 4))
+        for (name, rung), found in epoch.figures.items()
+    }
+    loss, spearman = round(epoch.loss, 5), round(epoch.spearman, 4)
+    return LogLine(epoch=epoch.epoch, loss=loss, spearman=spearman, best=epoch.best, figures=figures)
 
 
 def command_line() -> str:

@@ -17,7 +17,7 @@ from probeselect.core.metrics import gain_share, within_prompt_spearman
 from probeselect.data.table import Table
 from probeselect.evaluators.base import Evaluator
 from probeselect.probe.losses import annealed
-from probeselect.probe.network import Probe
+from probeselect.probe.network import ProbeNetwork
 from probeselect.probe.objective import Objective, Weights
 from probeselect.probe.predicting import formula_of, predict_table
 
@@ -80,7 +80,7 @@ class Training:
 
     def __init__(
         self,
-        probe: Probe,
+        probe: ProbeNetwork,
         train: Table,
         val: Table,
         evaluators: Mapping[str, Evaluator],

@@ -20,8 +20,7 @@ from probeselect.embedded import shipped_probe
 from probeselect.evaluators.base import Evaluator, check_prompts
 from probeselect.evaluators.base import judge as judge_pictures
 from probeselect.evaluators.table import load_evaluator, parse_evaluator
-from probeselect.probe.files import load_probe
-from probeselect.probe.network import Probe
+from probeselect.probe.files import Probe, load_probe
 from probeselect.rollout.around import execution_device
 from probeselect.scorers.attention import neglect_scores, words_of
 

@@ -66,7 +66,8 @@ MUTATIONS = (
              "tests/test_pictures.py tests/test_cli_pipelines.py -k 'finite or blacked or flag'"),
     # Stopping rules and policies.
     Mutation("until: a reward that is just reached is not enough", "policies/stopping.py",
-             "return measured >= self.reward", "return measured > self.reward", "tests/test_anytime.py -k good_enough"),
+             "return measured >= self.reward", "return measured > self.reward",
+             "tests/test_anytime.py -k good_enough"),
     Mutation("gain: nothing is expected while too few wait", "policies/stopping.py",
              "return np.where(waiting, gain, np.inf)", "return np.where(waiting, gain, 0)", "tests/test_adaptive.py"),
     Mutation("likely: certain while too few wait", "policies/stopping.py",

@@ -1,4 +1,4 @@
-"""The parts of the build that can be wrong without anybody seeing it: truths that models are trained on."""
+"""What can be wrong in research/embedded without anybody seeing it: truths that models are trained on."""
 
 import random
 

@@ -1,0 +1,1 @@
+"""The embedded backbones, their evaluators and their probes: everything that trains them."""

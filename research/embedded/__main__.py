@@ -1,4 +1,6 @@
-"""Builds everything under `embedded/weights`: python -m research.embedded STAGE... --work FOLDER
+"""Builds everything under `src/probeselect/embedded/weights`.
+
+    python -m research.embedded STAGE... --work FOLDER
 
 Stages, in order: autoencoder, text, denoiser, mmdit, samples (a picture), detector, scene-clip, scene-itm, agreement
 (of these three), collect, study (which way of making a probe is best on val prompts), probe. Each resumes where it was

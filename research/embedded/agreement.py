@@ -1,4 +1,4 @@
-"""Whether the evaluators, which have seen renders only, agree on generated pictures."""
+"""Stage `agreement`: whether the evaluators, which have seen renders only, agree on generated pictures."""
 
 from pathlib import Path
 from typing import Any

@@ -1,4 +1,4 @@
-"""Stage 1: the autoencoder, 64 x 64 x 3 pixels <-> 16 x 16 x 4 latents.
+"""Stage `autoencoder`: between 64 x 64 x 3 pixels and 16 x 16 x 4 latents.
 
 `AutoencoderTiny` of diffusers: no norms and no attention, so it is quick on a CPU. It sees 32 px crops around the
 objects (four times cheaper, and nearly all of the detail), then whole pictures for the borders. The latents get

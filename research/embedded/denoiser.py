@@ -1,4 +1,4 @@
-"""Stage 3: the denoiser (U-Net, v-prediction, zero terminal SNR), and the text encoder with it.
+"""Stage `denoiser`: the U-Net (v-prediction, zero terminal SNR), and the text encoder with it.
 
 The loss weighs the objects' boxes: without that, plain background is most of what it learns. Latents are made once.
 """

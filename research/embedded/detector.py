@@ -1,4 +1,4 @@
-"""Stage 4: the detector of `scene-check`, trained on renders alone (blurred and noisy ones among them)."""
+"""Stage `detector`: what `scene-check` sees with, trained on renders alone (blurred and noisy ones among them)."""
 
 import json
 import random

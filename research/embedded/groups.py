@@ -1,4 +1,4 @@
-"""Stage 7: groups of candidates from the finished backbones, with every channel of the taps, for probes and study."""
+"""Stage `collect`: groups of candidates of the finished backbones, with all channels of the taps, for every probe."""
 
 import json
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""Stage 5 and 6: `scene-clip` (two towers, CLIP's format) and `scene-itm` (image-text matching, BLIP's format).
+"""Stages `scene-clip` (two towers, CLIP's format) and `scene-itm` (image-text matching, BLIP's format).
 
 Trained on renders, never on generated pictures. Every picture meets its caption and captions that are wrong in one
 way. The image patches also learn what they show, which teaches a vision tower in minutes what contrast alone does not.

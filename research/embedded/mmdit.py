@@ -1,4 +1,4 @@
-"""Stage 3b: the other kind of denoiser: an MMDiT as in Stable Diffusion 3, trained by flow matching, with its encoders.
+"""Stage `mmdit`: the other denoiser, an MMDiT as in Stable Diffusion 3, trained by flow matching, with its encoders.
 
 The same scenes, autoencoder and latents as the U-Net's, which is its teacher besides. Prompts go through the stock
 pipeline's own `encode_prompt`, so training sees what sampling will; one token of zeros stands for all, see

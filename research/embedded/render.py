@@ -6,14 +6,15 @@ Sprites: Fluent Emoji by Microsoft (MIT, see sprites/LICENSE), 96 px, recoloured
 import random
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from probeselect.embedded import SPRITES
 from probeselect.embedded.captions import BACKGROUNDS, COLOURED_NOUNS, COLOURS, MAX_OBJECTS, Spec, Subject
 
+SPRITES = Path(__file__).parent / "sprites"
 IMAGE_SIZE = 64
 _MARGIN = 1
 _HUE = {"red": 0.99, "yellow": 0.135, "green": 0.36, "blue": 0.60, "purple": 0.78}

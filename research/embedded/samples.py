@@ -1,4 +1,4 @@
-"""A picture of what the backbone draws: a row of seeds for each of a few test prompts, chosen by nobody."""
+"""Stage `samples`: what a backbone draws, as a picture: a row of seeds for each of a few test prompts, not chosen."""
 
 from pathlib import Path
 

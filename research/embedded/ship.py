@@ -1,4 +1,4 @@
-"""Stage 9: the best variant of the study ships, with its fusion; all are measured once on the test prompts."""
+"""Stage `probe`: the best variant of the study ships, with its fusion; all are measured once on the test prompts."""
 
 import json
 from collections.abc import Callable
@@ -108,7 +108,7 @@ def card(report: dict[str, Any]) -> str:
         f"split ({STEPS} steps, guidance {guidance:g}), {report['epochs']} epochs, {report['minutes']:.0f} minutes. Of",
         f"the ways to make a probe that may ship this one ({report['chosen']}) is the best on val prompts, all rungs",
         "together. Nothing was chosen on test prompts; the fusion with the preview's reward is fitted on val prompts.",
-        f"Made by `python -m research.embedded collect study probe --model {model}`.",
+        f"Made in the repository by `python -m research.embedded collect study probe --model {model}`.",
         "",
         f"## Test prompts ({at['all']['groups']} x 5 seeds)",
         "",

@@ -1,4 +1,4 @@
-"""What every stage of the build shares: seeded batches, a warm-up + cosine rate, EMA, resumable state files.
+"""What all stages share: seeded batches, a warm-up + cosine rate, EMA, resumable state files.
 
 State is safetensors only; a state file is complete or absent (temporary name, then rename).
 """

@@ -1,4 +1,4 @@
-"""Stage 8: what raises accuracy within prompts: every variant trained, judged on val prompts, tabled and drawn.
+"""Stage `study`: what raises accuracy within prompts: every variant trained, judged on val prompts, tabled and drawn.
 
 A variant that is done is read from the work folder. The test prompts are not looked at.
 """

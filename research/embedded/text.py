@@ -1,4 +1,4 @@
-"""Stage 2: tokenizer and text encoder.
+"""Stage `text`: tokenizer and text encoder.
 
 The text encoder first learns to say what a caption asks for (counts, colours, roles, relation, background) from its
 last token, so that the denoiser meets meaning instead of noise. Then it trains on with the denoiser.

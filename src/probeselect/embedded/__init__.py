@@ -5,9 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-FOLDER = Path(__file__).parent
-WEIGHTS = FOLDER / "weights"
-SPRITES = FOLDER / "sprites"
+WEIGHTS = Path(__file__).parent / "weights"
 
 
 @dataclass(frozen=True)

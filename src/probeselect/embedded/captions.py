@@ -1,6 +1,6 @@
 """The scene grammar: what a caption of the embedded backbone can say, as text and as facts.
 
-Knows words only; pixels are in `render.py`. A caption is drawn from a `Spec` by a template, and any prompt
+Knows words only, no pixels. A caption is drawn from a `Spec` by a template, and any prompt
 made of the same words is read back into a `Spec` by `parse`, which is what `scene-check` judges by.
 """
 

@@ -1,7 +1,7 @@
 """What plans earn on tables of real scores, on prompts that they were not planned on.
 
-    python benchmarks/plan.py FOLDER [--halves 10] [--budgets 40,60,80] [--only NAME] [--out figures.json]
-    python benchmarks/plan.py FOLDER --told
+    python -m research.planning.earnings FOLDER [--halves 10] [--budgets 40,60,80] [--only NAME] [--out figures.json]
+    python -m research.planning.earnings FOLDER --told
 
 FOLDER holds score tables; NAME_naft.npz, which ends before the last step, takes the finished pictures' rewards from
 NAME_base.npz. Every table is planned on its even-numbered prompts and reported on the odd ones, and then on random

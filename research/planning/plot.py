@@ -1,10 +1,9 @@
 """Reward against compute, as a picture: best of n, and what plans earn with each scorer, fixed and adaptive.
 
-    python benchmarks/plan_plot.py DATA --probe embedded --out plans.png
-    python benchmarks/plan_plot.py TABLE.npz OTHER.npz --rewards TABLE.npz --out plans.png
+    python -m research.planning.plot DATA --probe embedded --out plans.png
+    python -m research.planning.plot TABLE.npz OTHER.npz --rewards TABLE.npz --out plans.png
 
-Planned on the even-numbered prompts, told of the odd ones, with 95 % intervals over prompts for the fixed plans. Needs
-matplotlib.
+Planned on the even-numbered prompts, told of the odd ones, with 95 % intervals over prompts for the fixed plans.
 """
 
 import argparse
@@ -12,12 +11,13 @@ import json
 from pathlib import Path
 from typing import Any
 
+import msgspec
 from matplotlib.figure import Figure
 
 from probeselect.core.judged import Judged
 from probeselect.evaluation.charts import COLOURS, GREY
 from probeselect.evaluation.inputs import of_score_tables
-from probeselect.policies.planner import Earnings, Planner, earnings_fields, halves
+from probeselect.policies.planner import Earnings, Planner, halves, outcome_of
 from probeselect.policies.search import search
 from probeselect.policies.search_adaptive import search_adaptive
 
@@ -65,7 +65,7 @@ def curves(judged: Judged, scorers: list[str], budgets: list[float]) -> dict[str
             made = planner.adaptive(search_adaptive(space, make).plan)
             lines.setdefault(f"{scorer.name}, adaptive", []).append(made)
             print(scorer.name, budget, made.schedule, flush=True)
-    found = {name: [earnings_fields(each, None) for each in made] for name, made in lines.items()}
+    found = {name: [msgspec.to_builtins(outcome_of(each, None)) for each in made] for name, made in lines.items()}
     found["best of n"] = found["best of n"][: len(budgets)]
     return found
 

@@ -1,0 +1,1 @@
+"""What plans earn on tables of real scores: the figures of docs/planning.md."""

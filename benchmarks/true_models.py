@@ -18,7 +18,7 @@ from probeselect.backbones.loading import Backbone
 from probeselect.core.stage import Stage
 from probeselect.probe.config import Head, ProbeConfig
 from probeselect.probe.files import Probe
-from probeselect.scorers.scorers import ProbeScorer
+from probeselect.probe.scorer import ProbeScorer
 
 N, RUNG = 5, 0.2
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
@@ -190,4 +190,4 @@ def untrained_scorer(name: str, backbone: Backbone, stage: Stage) -> ProbeScorer
         prompt_width=0 if text is None else text.shape[1],
         grid=min(32, *(side for maps in stage.maps.values() for side in maps.shape[2:])),
     )  # fmt: skip
-    return ProbeScorer(Probe(config).to(stage.maps[taps[0]].device), backbone, "untrained")
+    return ProbeScorer(Probe(config).to(stage.maps[taps[0]].device), name="untrained")

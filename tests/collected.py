@@ -15,7 +15,7 @@ from probeselect.collect.score import score
 from probeselect.data.config import PinnedPrompts
 from probeselect.data.dataset import Dataset, pin
 from probeselect.data.prompts import Prompt, PromptList
-from probeselect.data.table import Table, in_memory, open_table
+from probeselect.data.table import Table, in_memory
 
 ARGUMENTS = {"num_inference_steps": 5, "height": 16, "width": 16, "guidance_scale": 3.0}
 
@@ -52,7 +52,7 @@ def pinned(maker: ShardMaker, prompts: Sequence[Prompt], folder: Path) -> Datase
 
 def table_of(dataset: Dataset) -> Table:
     """All its groups, in memory, with every evaluator that has scored it."""
-    return in_memory(open_table(dataset, dataset.evaluators))
+    return in_memory(dataset.table(dataset.evaluators))
 
 
 def collected(

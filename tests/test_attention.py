@@ -4,6 +4,7 @@ import json
 import math
 import sys
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from functools import cache
 from types import SimpleNamespace
 
@@ -22,9 +23,11 @@ from probeselect.core.candidates import candidates_of
 from probeselect.core.errors import ProbeSelectError, UsageError
 from probeselect.data.dataset import Dataset
 from probeselect.data.shards import seeds_of
+from probeselect.data.table import scores_of
 from probeselect.rollout.rollout import rollout
-from probeselect.scorers.attention import attention_scores, neglect_scores, tokenizer_of, words_of
-from probeselect.scorers.scorers import load_scorer
+from probeselect.scorers.attention import AttentionScorer, neglect_scores, words_of
+from probeselect.scorers.context import tokenizer_of
+from probeselect.scorers.table import load_scorer
 from probeselect.select.sampler import SelectiveSampler
 
 TOKENS = 16  # of the tiny text encoder
@@ -254,27 +257,25 @@ def dataset_of(folder, **settings) -> Dataset:
 
 
 def test_stored_maps_score_as_live_ones(tmp_path):
-    table, tokenizer = table_of(dataset := dataset_of(tmp_path)), tiny().pipe.tokenizer
-    basis = torch.from_numpy(dataset.projection("attention"))
-    stored = attention_scores(table, 0.4, tokenizer, basis, groups_per_batch=1)
+    table, scorer = table_of(dataset_of(tmp_path)), AttentionScorer(lambda: tiny().pipe.tokenizer)
+    stored = scores_of(scorer, table, 0.4)
     sampler = SelectiveSampler(tiny(), "attention")
     result = sampler(PROMPTS[0], rungs=[0.4], seeds=seeds_of("", PROMPTS[0], 3), **ARGUMENTS)
     assert [c.scores[0].score for c in result.candidates] == pytest.approx(stored[0].tolist(), abs=2e-3)
     assert stored.shape == (2, 3) and len(set(stored[0].tolist())) == 3
     turned = torch.linalg.qr(torch.randn(TOKENS, TOKENS, generator=torch.Generator().manual_seed(0)))[0]
     maps = table.tensors["map/attention/0.4"].float()
-    mixed = {"map/attention/0.4": torch.einsum("pc,gnchw->gnphw", turned, maps)}
-    again = attention_scores(type(table)(table.prompts, mixed), 0.4, tokenizer, turned)
+    mixed = {**table.tensors, "map/attention/0.4": torch.einsum("pc,gnchw->gnphw", turned, maps)}
+    again = scores_of(scorer, replace(table, tensors=mixed, bases={"attention": turned}), 0.4)
     assert torch.allclose(again, stored, atol=1e-4)
     with pytest.raises(UsageError, match=r"no map/attention/0\.6; collect with --taps"):
-        attention_scores(table, 0.6, tokenizer, basis)
+        scores_of(scorer, table, 0.6)
 
 
 def test_tokens_that_were_mixed_are_refused(tmp_path):
     dataset = dataset_of(tmp_path, map_channels=8)
-    basis = torch.from_numpy(dataset.projection("attention"))
-    with pytest.raises(UsageError, match=r"16 tokens were mixed into 8 channels.*--map-channels 16"):
-        attention_scores(table_of(dataset), 0.4, tiny().pipe.tokenizer, basis)
+    with pytest.raises(UsageError, match=r"its 16 channels were mixed into 8, .*--map-channels 16"):
+        scores_of(AttentionScorer(lambda: tiny().pipe.tokenizer), dataset, 0.4)
 
 
 def run(monkeypatch, *arguments: str) -> None:

@@ -345,7 +345,7 @@ def test_evaluators_get_their_device_and_precision(run, monkeypatch, tmp_path):
         return load_evaluator(name, weights, **options)
 
     monkeypatch.setattr("probeselect.evaluators.table.load_evaluator", loaded)
-    monkeypatch.setattr("probeselect.scorers.scorers.load_evaluator", loaded)
+    monkeypatch.setattr("probeselect.scorers.context.load_evaluator", loaded)
     options = ("--model", "text", "-n", "2", "--steps", "4", *SMALL, "--scorer", "preview:clip-b32=clip")
     code, _, _ = run(
         "generate", "a cat", *options, "--evaluate", "clip-b16=clip", "--evaluator-device", "cpu:0",

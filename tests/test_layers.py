@@ -21,6 +21,7 @@ WITHOUT_DIFFUSERS = [
     "policies",
     "probe",
     "data",
+    "scorers",
     "evaluation",
     "commands/evaluate",
     "commands/plan",

@@ -14,10 +14,13 @@ import torch
 from msgspec import structs
 
 from probeselect import Probe
+from probeselect.core.candidates import candidates_of
 from probeselect.core.description import Description
 from probeselect.core.errors import ProbeSelectError, UsageError
+from probeselect.core.stage import Stage
 from probeselect.probe.config import CONFIG, Head, ProbeConfig
 from probeselect.probe.files import WEIGHTS, load_probe, save_probe
+from probeselect.probe.scorer import ProbeScorer
 
 CONFIGURATION = ProbeConfig(
     backbone="tiny",
@@ -52,11 +55,16 @@ def with_header(path: Path, header: dict, data: bytes) -> None:
     path.write_bytes(struct.pack("<Q", len(text)) + text + data)
 
 
+def stage_of(maps: dict[str, torch.Tensor], text: torch.Tensor | None) -> Stage:
+    return Stage(0.2, 4, 20, candidates_of("a", len(maps["x0"])), maps, text)
+
+
 def test_round_trip_gives_the_same_scores(folder):
     probe, again = Probe(CONFIGURATION).half().float(), load_probe(folder)
     probe.load_state_dict(again.state_dict())
     maps = {"up_blocks.2.resnets.1": torch.randn(3, 64, 16, 24), "x0": torch.randn(3, 4, 16, 24)}
-    one, other = (p.score(maps, 0.2, ["a"] * 3, torch.randn(3, 12).fill_(0.5), "clip-b32") for p in (probe, again))
+    stage = stage_of(maps, torch.full((3, 12), 0.5))
+    one, other = (ProbeScorer(p, "clip-b32")(stage) for p in (probe, again))
     assert torch.equal(one, other) and one.shape == (3,)
     assert again.config == CONFIGURATION
 
@@ -231,7 +239,7 @@ def test_a_probe_that_reads_the_prompt_says_so(folder):
     probe = Probe(structs.replace(CONFIGURATION, prompt_width=12))
     maps = {"up_blocks.2.resnets.1": torch.randn(1, 64, 8, 8), "x0": torch.randn(1, 4, 8, 8)}
     with pytest.raises(UsageError, match="prompt"):
-        probe.score(maps, 0.2, ["a"], None, "clip-b32")
+        ProbeScorer(probe, "clip-b32")(stage_of(maps, None))
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,6 @@ from probeselect.collect.score import score
 from probeselect.core.candidates import candidates_of
 from probeselect.core.errors import UsageError
 from probeselect.data.dataset import Dataset
-from probeselect.data.gallery import Gallery
 from probeselect.select.sampler import SelectiveSampler
 
 RUNGS = (0.2, 0.4)
@@ -46,7 +45,7 @@ def test_what_was_chosen_and_what_it_looked_like_is_kept(backbone, tmp_path):
         assert [c.seed for c in result.kept] == [c.seed for c in usual.kept]
         assert result.cost.denoiser_rows == usual.cost.denoiser_rows
     dataset = Dataset(tmp_path)
-    table, gallery = table_of(dataset), Gallery(dataset)
+    table, gallery = table_of(dataset), dataset.gallery
     assert table.prompts == ["a", "b"] and dataset.rungs == RUNGS
     assert table.tensors["seeds"].tolist() == [[0, 1, 2, 3]] * 2
     tap = backbone.taps[0].name

@@ -16,7 +16,6 @@ from test_train_job import SETTINGS, Brightness, planted, run
 from probeselect.cli import main
 from probeselect.core.judged import Scorer
 from probeselect.data.dataset import Dataset
-from probeselect.data.table import Table
 from probeselect.evaluation.charts import charts
 from probeselect.evaluation.figures import evaluate
 from probeselect.evaluation.inputs import leaks_of, of_score_tables, of_table, prompts_not_seen, table_of
@@ -204,7 +203,7 @@ def test_a_probe_that_is_told_too_much_is_named(trained):
     data, probe = Dataset(trained[0]), load_probe(trained[1])
     table = table_of(data, "brightness")
     rolled = {n: v.roll(1, 1) for n, v in table.tensors.items() if n.startswith("reward/")}
-    shifted = Table(table.prompts, table.tensors | rolled)
+    shifted = replace(table, tensors=table.tensors | rolled)
     judged = of_table(data, shifted, "brightness", {"mine": probe}, {})
     leaks = leaks_of(judged, shifted, {"mine": probe}, {})
     assert all(leak["leak"] for leak in leaks) and len(leaks) == 2
@@ -220,7 +219,7 @@ def test_a_probe_that_reads_other_maps_is_refused_in_a_line(trained, tmp_path, m
     fewer = lambda dataset, tap: whole(dataset, tap)[:1]  # noqa: E731
     for folder, projection, says in [
         (tmp_path / "other", whole, "were projected by another basis than probe other reads"),
-        (probe, fewer, "holds 1 channels of tap, and probe mine reads 5; collect with --map-channels 5"),
+        (probe, fewer, "hold 1 channels of tap, and probe mine reads 5; collect with --map-channels 5"),
     ]:
         monkeypatch.setattr(Dataset, "projection", projection)
         with pytest.raises(SystemExit):

@@ -14,16 +14,16 @@ from probeselect.core.errors import UsageError
 from probeselect.core.metrics import within_prompt_spearman
 from probeselect.data.dataset import Dataset
 from probeselect.data.shards import seeds_of
-from probeselect.data.table import Table, in_memory, open_table, whole_groups
+from probeselect.data.table import Table, in_memory, scores_of, whole_groups
+from probeselect.probe.blind import shuffled_activations, without_activations
 from probeselect.probe.config import Fusion, Head
 from probeselect.probe.files import load_probe, save_probe
 from probeselect.probe.initial import new_probe
 from probeselect.probe.maps import orthonormal, project, reduced
 from probeselect.probe.objective import RANKINGS, Weights, within_prompt_spread
-from probeselect.probe.predicting import predict_table, shuffled_activations, without_activations
+from probeselect.probe.scorer import ProbeScorer
 from probeselect.probe.training import Training, TrainingSettings, warmup_and_cosine
-from probeselect.scorers import scorers
-from probeselect.scorers.scorers import PreviewScorer, ProbeScorer
+from probeselect.scorers.scorers import PreviewScorer
 from probeselect.select.sampler import SelectiveSampler
 
 ABOUT = Description(denoiser="D", architecture="a", latent_channels=4)
@@ -97,10 +97,10 @@ def test_a_planted_signal_is_learnt_and_blind_tables_say_nothing(heads):
     epochs = list(training.epochs())
     best = max(epochs, key=lambda epoch: epoch.spearman)
     assert len(epochs) == 8 and epochs[-1].spearman > 0.8 and best.best
-    formula = Redness() if heads is FEATURES else None
+    scorer = ProbeScorer(training.probe, known={"redness": Redness()})
 
     def spearman(table):
-        scores = predict_table(training.probe, table, 0.2, "redness", formula)
+        scores = scores_of(scorer, table, 0.2)
         return within_prompt_spearman(scores, val.tensors["reward/redness"]).mean
 
     assert spearman(val) == pytest.approx(best.spearman)  # the probe ends with its best weights
@@ -194,14 +194,14 @@ def test_groups_with_a_bad_reward_are_told(backbone, tmp_path):
             return rewards if "b" in prompts else super().score(features, prompts)
 
     dataset = collected(maker_of(backbone), ["a", "b", "c"], tmp_path, [BlindToTwo()])
-    table = open_table(dataset, ["redness"])
+    table = dataset.table(["redness"])
     assert table.valid("redness").tolist() == [[True, False, True], [True] * 3, [True] * 3]
     assert whole_groups(table, "redness").prompts == ["b", "c"]
 
 
 def test_what_stays_on_the_disk_reads_like_what_is_in_memory(backbone, tmp_path):
     dataset = collected(maker_of(backbone), ["a", "b", "c", "d", "e"], tmp_path, [Redness()])
-    lazy = open_table(dataset, ["redness"])
+    lazy = dataset.table(["redness"])
     read = in_memory(lazy)
     rows = torch.tensor([4, 0, 3])
     assert lazy.take(rows).prompts == ["e", "a", "d"]
@@ -225,11 +225,11 @@ def test_standardisation_is_that_of_the_valid_candidates():
 
 def test_no_more_is_mapped_than_allowed_and_all_is_read(backbone, tmp_path, monkeypatch):
     dataset = collected(maker_of(backbone), ["a", "b", "c", "d", "e"], tmp_path, [Redness()])
-    expected = in_memory(open_table(dataset, ["redness"])).tensors
+    expected = in_memory(dataset.table(["redness"])).tensors
     size = (dataset.shard(0) / "tensors.safetensors").stat().st_size
     monkeypatch.setattr("probeselect.data.dataset.OPEN_BYTES", int(1.5 * size))
     small = Dataset(tmp_path)
-    read = in_memory(open_table(small, ["redness"])).tensors
+    read = in_memory(small.table(["redness"])).tensors
     assert all(torch.equal(read[name], values) for name, values in expected.items())
     assert 0 < small.mapped_bytes <= 1.5 * size
 
@@ -237,15 +237,15 @@ def test_no_more_is_mapped_than_allowed_and_all_is_read(backbone, tmp_path, monk
 def test_a_trained_probe_scores_a_rollout_as_it_scores_the_shards(backbone, tmp_path):
     """Projected by the basis that is stored with the data, whatever the order of the taps."""
     dataset = collected(maker_of(backbone, map_channels=5), ["a", "b"], tmp_path, [Redness()])
-    table = open_table(dataset, ["redness"])
+    table = dataset.table(["redness"])
     bases = {tap: torch.from_numpy(dataset.projection(tap)) for tap in ("x0", backbone.taps[0].name)}
     probe = new_probe(table, SCALAR, "tiny", backbone.describe(), [0.2, 0.4], bases)
     list(Training(probe, table, table, {}, TrainingSettings(epochs=1, groups_per_batch=2)).epochs())
     torch.nn.init.normal_(probe.heads["redness"][-1].weight)
-    sampler = SelectiveSampler(backbone, ProbeScorer(probe, backbone, "mine"))
+    sampler = SelectiveSampler(backbone, ProbeScorer(probe))
     result = sampler("a", k=1, seeds=seeds_of("", "a", 3), rungs=[0.4], **ARGUMENTS)
     live = torch.tensor([candidate.scores[0].score for candidate in result.candidates])
-    stored = predict_table(probe, table, 0.4, "redness", None)[0]
+    stored = scores_of(ProbeScorer(probe), dataset, 0.4)[0]
     assert live.std() > 0.01 and torch.allclose(live, stored, atol=0.02 * float(live.std()))
     with pytest.raises(UsageError, match=r"from 0\.2 to 0\.4, not for 0\.6"):
         sampler("a", n=3, k=1, rungs=[0.6], **ARGUMENTS)
@@ -254,14 +254,11 @@ def test_a_trained_probe_scores_a_rollout_as_it_scores_the_shards(backbone, tmp_
 def test_a_fusion_is_the_probe_and_the_preview_by_their_weights(backbone, tmp_path, monkeypatch):
     """From a stored probe, by name: live scores are the weighted sum of what the two scorers say alone."""
     dataset = collected(maker_of(backbone), ["a", "b"], tmp_path / "data", [Redness()])
-    table = open_table(dataset, ["redness"])
+    table = dataset.table(["redness"])
     bases = {"x0": torch.from_numpy(dataset.projection("x0"))}
     probe = new_probe(table, SCALAR, "tiny", backbone.describe(), [0.2, 0.4], bases)
     torch.nn.init.normal_(probe.heads["redness"][-1].weight)
     save_probe(probe, tmp_path / "plain")
-    with pytest.raises(UsageError, match="no fusion for redness"):
-        monkeypatch.setattr(scorers, "load_evaluator", lambda *_, **__: Redness())
-        scorers.load_scorer(f"fusion:{tmp_path / 'plain'}", backbone)
     probe.config = structs.replace(probe.config, fusions=(Fusion("redness", 0.4, 2.0, 3.0),))
     save_probe(probe, tmp_path / "fused")
 
@@ -269,7 +266,11 @@ def test_a_fusion_is_the_probe_and_the_preview_by_their_weights(backbone, tmp_pa
         found = SelectiveSampler(backbone, scorer)("a", n=3, k=1, rungs=[rung], **ARGUMENTS)
         return torch.tensor([candidate.scores[0].score for candidate in found.candidates])
 
-    parts = [said(ProbeScorer(load_probe(tmp_path / "fused"), backbone, "mine")), said(PreviewScorer(Redness()))]
+    monkeypatch.setattr("probeselect.scorers.context.load_evaluator", lambda *_, **__: Redness())
+    monkeypatch.setattr("probeselect.scorers.context.parse_evaluator", lambda text: (text, None))
+    with pytest.raises(UsageError, match="has: none, train it on data with previews"):
+        said(f"fusion:{tmp_path / 'plain'}")
+    parts = [said(ProbeScorer(load_probe(tmp_path / "fused"))), said(PreviewScorer(Redness()))]
     fused = said(f"fusion:{tmp_path / 'fused'}")
     assert min(part.std() for part in parts) > 0 and torch.allclose(fused, 2 * parts[0] + 3 * parts[1], atol=1e-4)
     with pytest.raises(UsageError, match=r"no weights for redness at 0\.2; it has: redness at 0\.4"):

@@ -19,7 +19,7 @@ from probeselect.collect.score import score_shard
 from probeselect.data.config import PinnedPrompts
 from probeselect.data.dataset import Dataset, pin
 from probeselect.data.prompts import Prompt, PromptList
-from probeselect.data.table import Table, in_memory, open_table, whole_groups
+from probeselect.data.table import Table, in_memory, whole_groups
 from probeselect.embedded import SHIPPED
 from probeselect.embedded.captions import draw_prompts
 from probeselect.evaluators.table import load_evaluator
@@ -96,7 +96,7 @@ def load_groups(work: Path, model: str, split: str) -> tuple[Table, dict[str, Te
     """The whole groups of a split, in memory, and the bases that their maps were projected by."""
     dataset = Dataset(folder_of(work, model, split))
     bases = {tap: torch.from_numpy(dataset.projection(tap)) for tap in TAPS[model]}
-    table = open_table(dataset, EVALUATORS)
+    table = dataset.table(EVALUATORS)
     for name in EVALUATORS:
         table = whole_groups(table, name)
     return in_memory(table), bases

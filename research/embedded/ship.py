@@ -1,23 +1,23 @@
 """Stage `probe`: the best variant of the study ships, with its fusion; all are measured once on the test prompts."""
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import torch
 from msgspec import structs
-from torch import Tensor
 
+from probeselect.core.stage import Scorer
 from probeselect.data.sealed import write_file
-from probeselect.data.table import Table
+from probeselect.data.table import Table, scores_of
 from probeselect.embedded import SHIPPED
 from probeselect.evaluators.table import load_evaluator
-from probeselect.probe.checks import text_only_probe
-from probeselect.probe.files import Probe, load_probe, save_probe
-from probeselect.probe.fusion import fit_fusion
-from probeselect.probe.predicting import formula_of, predict_table, shuffled_activations, without_activations
+from probeselect.probe.blind import shuffled_activations, without_activations
+from probeselect.probe.checks import fuse, text_only_probe
+from probeselect.probe.files import load_probe, save_probe
+from probeselect.probe.network import ProbeNetwork
+from probeselect.probe.scorer import ProbeScorer
 from probeselect.probe.splits import write_seen
+from probeselect.scorers.scorers import FusionScorer, PreviewScorer, RandomScorer
 from research.embedded.groups import RUNGS, STEPS, load_groups, sampling
 from research.embedded.measure import compare, lead
 from research.embedded.study import FAMILIES, Bench, best_to_ship
@@ -35,56 +35,40 @@ def ship(work: Path, model: str) -> None:
     for variant in others.values():
         bench.row(variant)  # trains it, where the study has not
     probe = load_probe(bench.probe_of(chosen))
-    predict = _predictor(bench)
-    fusions = tuple(_fusion(predict, bench, probe, chosen, rung) for rung in RUNGS)
-    probe.config = structs.replace(probe.config, fusions=fusions)
+    judges = {EVALUATOR: load_evaluator(EVALUATOR)}
     train, val = (bench.seen(table, chosen.maps) for table in (bench.train, bench.val))
-    text_only = text_only_probe(probe, train, val, {EVALUATOR: load_evaluator(EVALUATOR)}, chosen.settings)
+    probe.config = structs.replace(probe.config, fusions=fuse(probe, val, val, judges)[0])
+    text_only = text_only_probe(probe, train, val, judges, chosen.settings)
     test, _ = load_groups(work, model, "test")
     report: dict[str, Any] = {"model": model, "chosen": chosen.name, **_trained_on(bench, chosen), "test": {}}
-    for i, rung in enumerate(RUNGS):
-        preview = test.tensors[f"preview/{EVALUATOR}/{rung:g}"]
-        scorers = {
-            "probe": predict(probe, test, chosen, rung),
-            **{name: predict(load_probe(bench.probe_of(v)), test, v, rung) for name, v in others.items()},
-            f"preview:{EVALUATOR}": preview,
-            "text only": predict(text_only, without_activations(test), chosen, rung),
-            "shuffled": predict(probe, shuffled_activations(test), chosen, rung),
-            "random": torch.rand(preview.shape, generator=torch.Generator().manual_seed(0)),
-        }
-        scorers["fusion of probe and preview"] = fusions[i](scorers["probe"], preview)
-        report["test"][f"{rung:g}"] = compare(test, EVALUATOR, scorers)
-        rivals = {"two finished pictures": None, **{k: v for k, v in scorers.items() if k != "probe"}}
+
+    def scorer(probe: ProbeNetwork) -> ProbeScorer:
+        return ProbeScorer(probe, EVALUATOR, judges)
+
+    preview = PreviewScorer(EVALUATOR)
+    asked: dict[str, tuple[Scorer, Table]] = {
+        "probe": (scorer(probe), bench.seen(test, chosen.maps)),
+        **{name: (scorer(load_probe(bench.probe_of(v))), bench.seen(test, v.maps)) for name, v in others.items()},
+        preview.name: (preview, test),
+        "text only": (scorer(text_only), bench.seen(without_activations(test), chosen.maps)),
+        "shuffled": (scorer(probe), bench.seen(shuffled_activations(test), chosen.maps)),
+        "random": (RandomScorer(), test),
+        "fusion of probe and preview": (FusionScorer(scorer(probe), preview), bench.seen(test, chosen.maps)),
+    }
+    for rung in RUNGS:
+        scores = {name: scores_of(each, table, rung) for name, (each, table) in asked.items()}
+        report["test"][f"{rung:g}"] = compare(test, EVALUATOR, scores)
+        rivals = {"two finished pictures": None, **{k: v for k, v in scores.items() if k != "probe"}}
         rewards = test.tensors[f"reward/{EVALUATOR}"]
-        report.setdefault("lead", {})[f"{rung:g}"] = {k: lead(scorers["probe"], v, rewards) for k, v in rivals.items()}
+        report.setdefault("lead", {})[f"{rung:g}"] = {k: lead(scores["probe"], v, rewards) for k, v in rivals.items()}
     write_file(work / f"probe-report-{model}.json", (json.dumps(report, indent=1) + "\n").encode())
     save_probe(probe, SHIPPED[model].probe, card(report))
     write_seen(SHIPPED[model].probe, bench.train.prompts)
     print(card(report), flush=True)
 
 
-Predict = Callable[[Probe, Table, Variant, float], Tensor]
-
-
-def _predictor(bench: Bench) -> Predict:
-    judge = load_evaluator(EVALUATOR)
-
-    def predict(probe: Probe, table: Table, variant: Variant, rung: float) -> Tensor:
-        formula = formula_of(probe.config.heads[0], {EVALUATOR: judge})
-        return predict_table(probe, bench.seen(table, variant.maps), rung, EVALUATOR, formula)
-
-    return predict
-
-
 def _named(found: list[Variant], start: str) -> Variant:
     return next(variant for variant in found if variant.name.startswith(start))
-
-
-def _fusion(predict: Predict, bench: Bench, probe: Probe, variant: Variant, rung: float) -> Any:
-    val = bench.val
-    scores, preview = predict(probe, val, variant, rung), val.tensors[f"preview/{EVALUATOR}/{rung:g}"]
-    rewards, valid = val.tensors[f"reward/{EVALUATOR}"], val.valid(EVALUATOR) & preview.isfinite()
-    return fit_fusion(EVALUATOR, rung, *(table.numpy() for table in (scores, preview, rewards, valid)))
 
 
 def _trained_on(bench: Bench, variant: Variant) -> dict[str, Any]:

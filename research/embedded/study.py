@@ -7,6 +7,7 @@ import json
 import re
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,15 +15,16 @@ import torch
 from torch import Tensor
 
 from probeselect.data.sealed import write_file
-from probeselect.data.table import Table
+from probeselect.data.table import Table, scores_of
 from probeselect.evaluators.base import Evaluator
 from probeselect.evaluators.table import load_evaluator
+from probeselect.probe.blind import with_maps
 from probeselect.probe.config import Head
 from probeselect.probe.files import Probe, save_probe
 from probeselect.probe.initial import new_probe
 from probeselect.probe.losses import annealed
 from probeselect.probe.maps import orthonormal, project, reduced
-from probeselect.probe.predicting import formula_of, predict_table, with_maps
+from probeselect.probe.scorer import ProbeScorer
 from probeselect.probe.training import Training, TrainingSettings
 from research.embedded.groups import EVALUATORS, TAPS, finished_pictures, load_groups, load_source
 from research.embedded.measure import evaluator_noise, figures
@@ -71,7 +73,8 @@ class Bench:
     def seen(self, table: Table, maps: Maps) -> Table:
         """A table of all channels as it would be, had it been collected with `maps`."""
         changes = {tap: self._change(maps, tap) for tap in TAPS[self.model]}
-        return with_maps(table, lambda name, values: changes[name.split("/")[1]](values))
+        seen = with_maps(table, lambda name, values: changes[name.split("/")[1]](values))
+        return replace(seen, bases=self.bases[maps])
 
     def _change(self, maps: Maps, tap: str) -> Callable[[Tensor], Tensor]:
         basis = self.bases[maps][tap]
@@ -136,8 +139,7 @@ class Bench:
 
 def judged(probe: Probe, table: Table, judges: dict[str, Evaluator], name: str, rung: float) -> dict[str, Any]:
     """The figures of a probe's head at a rung, for a name of an evaluator."""
-    head = next(head for head in probe.config.heads if head.evaluator == name)
-    scores = predict_table(probe, table, rung, name, formula_of(head, judges))
+    scores = scores_of(ProbeScorer(probe, name, judges), table, rung)
     return figures(scores, table.tensors[f"reward/{name}"])
 
 

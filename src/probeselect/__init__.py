@@ -16,15 +16,16 @@ if TYPE_CHECKING:
     from probeselect.backbones.loading import Backbone, load_backbone
     from probeselect.core.candidates import Candidate
     from probeselect.core.errors import ProbeSelectError, UsageError
-    from probeselect.core.stage import Stage
+    from probeselect.core.stage import Scorer, Stage
     from probeselect.data.dataset import Dataset
+    from probeselect.data.table import Table, scores_of
     from probeselect.evaluators.base import Evaluator
     from probeselect.evaluators.table import load_evaluator
     from probeselect.policies.plan_file import load_plan
     from probeselect.policies.policy import Policy
     from probeselect.policies.stopping import StoppingRule, Until, UntilLikely
     from probeselect.probe.files import Probe, load_probe
-    from probeselect.scorers.scorers import Scorer, load_scorer
+    from probeselect.scorers.table import load_scorer
     from probeselect.select.events import Event, Finished, Judged, Kept, Scored, Stopped
     from probeselect.select.results import CandidateResult, Cost, Decision, Result
     from probeselect.select.sampler import Run, SelectiveSampler
@@ -47,11 +48,12 @@ _HOMES = {
     "Result": "select.results",
     "Run": "select.sampler",
     "Scored": "select.events",
-    "Scorer": "scorers.scorers",
+    "Scorer": "core.stage",
     "SelectiveSampler": "select.sampler",
     "Stage": "core.stage",
     "Stopped": "select.events",
     "StoppingRule": "policies.stopping",
+    "Table": "data.table",
     "Until": "policies.stopping",
     "UntilLikely": "policies.stopping",
     "UsageError": "core.errors",
@@ -59,7 +61,8 @@ _HOMES = {
     "load_evaluator": "evaluators.table",
     "load_plan": "policies.plan_file",
     "load_probe": "probe.files",
-    "load_scorer": "scorers.scorers",
+    "load_scorer": "scorers.table",
+    "scores_of": "data.table",
 }
 __all__ = [
     "Backbone",
@@ -84,6 +87,7 @@ __all__ = [
     "Stage",
     "Stopped",
     "StoppingRule",
+    "Table",
     "Until",
     "UntilLikely",
     "UsageError",
@@ -93,6 +97,7 @@ __all__ = [
     "load_plan",
     "load_probe",
     "load_scorer",
+    "scores_of",
 ]
 
 

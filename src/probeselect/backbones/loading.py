@@ -10,7 +10,7 @@ import json
 import os
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -42,9 +42,15 @@ class Backbone:
         """The module that the pipeline calls at every step."""
         return getattr(self.pipe, self.family.denoiser)
 
+    def tap(self, name: str) -> Tap:
+        """The tap of that name. Raises UsageError where the denoiser has nothing that it could read."""
+        tap = Tap.parse(name, self.family)
+        tap.check(getattr(self.denoiser, "_orig_mod", self.denoiser))  # torch.compile(denoiser) wraps it
+        return tap
+
     def describe(self) -> Description:
         """What a probe must fit."""
-        denoiser = getattr(self.denoiser, "_orig_mod", self.denoiser)  # torch.compile(denoiser) wraps it
+        denoiser = getattr(self.denoiser, "_orig_mod", self.denoiser)
         channels = getattr(getattr(denoiser, "config", None), "in_channels", None)
         return Description(
             denoiser=type(denoiser).__name__,
@@ -90,17 +96,10 @@ def load_backbone(
         )
     if wanted is not None or device is not None:
         model.to(device=device, dtype=wanted)
-    family = family_of(model)
-    denoiser: nn.Module = getattr(model, family.denoiser)
-    denoiser = getattr(denoiser, "_orig_mod", denoiser)  # torch.compile(denoiser) wraps it
+    backbone = Backbone(model, family_of(model), (), name)
     if tap is None:
-        names = [] if family.tap is None else [family.default_tap(denoiser)]
-    else:
-        names = [tap] if isinstance(tap, str) else list(tap)
-    taps = tuple(Tap.parse(text, family) for text in names)
-    for one in taps:
-        one.check(denoiser)
-    return Backbone(model, family, taps, name)
+        tap = [] if backbone.family.tap is None else backbone.family.default_tap(backbone.denoiser)
+    return replace(backbone, taps=tuple(map(backbone.tap, [tap] if isinstance(tap, str) else tap)))
 
 
 def dtype_named(dtype: str | torch.dtype | None) -> torch.dtype | None:

@@ -175,7 +175,7 @@ def generate(
         from probeselect.collect.maker import CollectSettings
         from probeselect.collect.recorder import Recorder
 
-        taps = sampler.scorer.taps or taps_to_collect(backbone)
+        taps = tuple(map(backbone.tap, sampler.scorer.taps)) or taps_to_collect(backbone)
         settings = CollectSettings(run="recorded", n=schedule.n, rungs=schedule.rungs, groups_per_shard=1)
         recorder = Recorder(record, backbone, taps, settings, arguments, record_share, 1e9 * record_limit)
     results = sampler(

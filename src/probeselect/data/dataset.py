@@ -11,23 +11,28 @@ import os
 import re
 import secrets
 from collections import OrderedDict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import torch
 from msgspec import structs
 from numpy.typing import NDArray
 from safetensors import safe_open
 
 from probeselect.core.errors import UsageError
 from probeselect.core.names import is_plain_name
+from probeselect.core.stage import Stage
 from probeselect.data.config import CONFIG, NONE_YET, DatasetConfig, count_prompts, pin_config, read_config
+from probeselect.data.gallery import Gallery
 from probeselect.data.leases import Leases
 from probeselect.data.sealed import sweep
 from probeselect.data.shards import FEATURES, ROWS_FILE, TENSORS, Content, read_rows, shard_name, write_shard
+from probeselect.data.table import Stored, Table
 
 OPEN_BYTES = 2**29  # of tensor files that are mapped at a time
 
@@ -166,6 +171,46 @@ class Dataset:
                 column = np.array([values[place] for values in previews], dtype=np.float32)
                 tensors[f"preview/{name}/{rung:g}"] = column.reshape(-1, self.n)
         return tensors
+
+    @cached_property
+    def gallery(self) -> Gallery:
+        """The pictures of the shards that are there now."""
+        return Gallery([self.shard(index) for index in self.done()], self.config.image_format)
+
+    def table(self, evaluators: Sequence[str] = ()) -> Table:
+        """All groups that are there and scored by all `evaluators`; activations and features stay on the disk.
+
+        It has the rewards of every other evaluator that has scored them too. Groups without one valid candidate are
+        left out. Raises UsageError when nothing is left.
+        """
+        indices = [i for i in self.done() if all(self.scores(name, i).is_dir() for name in evaluators)]
+        if not indices:
+            by = f" scored by {', '.join(evaluators)}" if evaluators else ""
+            raise UsageError(f"{self.folder}: holds no shard{by}; collect and score write them")
+        evaluators = [name for name in self.evaluators if all(self.scores(name, i).is_dir() for i in indices)]
+        size = self.config.groups_per_shard
+        groups = torch.tensor([i * size + row for i in indices for row in range(self.groups_of(i))])
+        parts = [self.small_tensors(index, evaluators) for index in indices]
+        names = set.intersection(*(set(part) for part in parts))
+        tensors: dict[str, Any] = {n: torch.from_numpy(np.concatenate([part[n] for part in parts])) for n in names}
+        prompts = [text for index in indices for text in self.prompts(index)]
+        table = Table(prompts, tensors).take(whole := tensors["valid"].any(1).nonzero()[:, 0])
+        if not len(table):
+            raise UsageError(f"{self.folder}: no group has a candidate with finite activations")
+        first = int(groups[whole[0]]) // size
+        large = [name for name in self.tensor_names(first) if name.startswith("map/")]
+        large += [f"features/{name}" for name in evaluators if self.has_features(name, first)]
+        return replace(
+            table,
+            tensors=table.tensors | {name: Stored(self.group, name, groups[whole]) for name in large},
+            bases={tap: torch.from_numpy(self.projection(tap)) for tap in self.config.taps},
+            total_steps=0 if "strength" in self.config.arguments else self.config.steps or 0,
+            gallery=self.gallery if self.config.previews else None,
+        )
+
+    def stages(self, rung: float, taps: Sequence[str] | None = None) -> Iterator[Stage]:
+        """All groups of `table()` as stages of candidates, as a scorer is asked about them; see `Table.stage`."""
+        return self.table().stages(rung, taps)
 
 
 def pin(folder: Path, config: DatasetConfig) -> Dataset:

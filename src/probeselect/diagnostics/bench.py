@@ -18,7 +18,7 @@ from probeselect.probe.config import Head, ProbeConfig
 from probeselect.probe.files import Probe
 from probeselect.probe.maps import orthonormal, project
 from probeselect.rollout.rollout import Stage, rollout
-from probeselect.scorers.scorers import load_scorer
+from probeselect.scorers.table import load_scorer
 from probeselect.select.sampler import SelectiveSampler
 
 N, RUNG = 5, 0.2
@@ -123,8 +123,8 @@ def _resuming(backbone: Backbone, prompts: list[str], repeats: int) -> dict[str,
 def _scoring(backbone: Backbone, prompt: str, repeats: int) -> dict[str, Any]:
     """Tap, projection and scoring of five candidates at the rung, over one guided denoiser step of them."""
     scorer = load_scorer("embedded", backbone)
-    candidates = candidates_of(prompt, N)
-    stage: Stage = next(iter(rollout(backbone, candidates, [RUNG], taps=scorer.taps, finish=False, **ARGUMENTS)))
+    candidates, taps = candidates_of(prompt, N), tuple(map(backbone.tap, scorer.taps))
+    stage: Stage = next(iter(rollout(backbone, candidates, [RUNG], taps=taps, finish=False, **ARGUMENTS)))
     config: Any = backbone.denoiser.config
     latents = torch.randn(2 * N, config.in_channels, config.sample_size, config.sample_size)
     text = torch.randn(2 * N, 24, config.cross_attention_dim)
@@ -134,7 +134,7 @@ def _scoring(backbone: Backbone, prompt: str, repeats: int) -> dict[str, Any]:
             backbone.denoiser(latents, torch.tensor(500), text)
 
     def step_and_score() -> None:
-        with TapReader(backbone, scorer.taps) as reader:
+        with TapReader(backbone, taps) as reader:
             step()
             maps = {**reader.read(N), X0.name: stage.maps[X0.name]}
         scorer(replace(stage, maps=maps))

@@ -1,6 +1,6 @@
 """Scorers of the same candidates, from score tables or from a dataset with probes: what `evaluate` takes."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,15 +14,17 @@ from probeselect.core.metrics import within_prompt_spearman
 from probeselect.core.rungs import completed_steps
 from probeselect.data.dataset import Dataset
 from probeselect.data.score_table import read_score_table
-from probeselect.data.table import Table, open_table
+from probeselect.data.table import Table, scores_of
 from probeselect.evaluators.base import Evaluator
-from probeselect.probe.checks import scores_of, text_only_probe, verdict
+from probeselect.probe.blind import shuffled_activations, without_activations
+from probeselect.probe.checks import text_only_probe, verdict
 from probeselect.probe.config import Trained
 from probeselect.probe.files import Probe
-from probeselect.probe.predicting import shuffled_activations, without_activations
+from probeselect.probe.scorer import ProbeScorer
 from probeselect.probe.splits import digest_of, digest_of_all, part_of
 from probeselect.probe.training import TrainingSettings
-from probeselect.scorers.attention import attention_scores, tokenizer_of
+from probeselect.scorers.context import context_of
+from probeselect.scorers.table import can_read, scorers_for
 
 Watch = Callable[[str], None]  # told what is being scored, for a progress bar
 
@@ -76,14 +78,8 @@ def _is_its_own(prompts: Sequence[str], trained: Trained) -> bool:
 
 
 def table_of(dataset: Dataset, evaluator: str, prompts: Sequence[str] | None = None) -> Table:
-    """The groups that an evaluator has scored, of `prompts` (None: all), with every other's scores where all are there.
-
-    Raises UsageError where none is left.
-    """
-    shards = [index for index in dataset.done() if dataset.scores(evaluator, index).is_dir()]
-    others = [name for name in dataset.evaluators if name != evaluator]
-    whole = [name for name in others if all(dataset.scores(name, index).is_dir() for index in shards)]
-    table = open_table(dataset, [evaluator, *whole])
+    """The groups that an evaluator has scored, of `prompts` (None: all). Raises UsageError where none is left."""
+    table = dataset.table([evaluator])
     if prompts is not None:
         wanted = set(prompts)
         rows = [i for i, prompt in enumerate(table.prompts) if prompt in wanted]
@@ -101,7 +97,7 @@ def of_table(
     formulas: Mapping[str, Evaluator],
     watch: Watch = lambda _: None,
 ) -> Judged:
-    """What a dataset holds: judged previews, what each probe says with its fusion, cross-attention, a fair draw.
+    """What every scorer that fits a dataset says of it: those of the table of scorers, and these probes.
 
     table: groups of the dataset. formulas: evaluators whose formula scores predicted features.
     Raises UsageError for a probe that does not fit.
@@ -109,52 +105,20 @@ def of_table(
     total = dataset.config.steps
     if total is None:
         raise UsageError(f"{dataset.folder}: does not say how many steps its pictures took, so costs cannot be told")
-    steps = {rung: completed_steps(rung, total) - 1 for rung in dataset.rungs}
-    scorers = list(_scorers(dataset, table, evaluator, probes, formulas, steps, watch))
+    context = replace(context_of(dataset), probes=probes, evaluators=formulas)
+    scorers = []
+    for scorer in scorers_for(evaluator, context):
+        scores = {}
+        for rung in dataset.rungs:
+            if can_read(scorer, table, rung):
+                watch(f"{scorer.name} at {rung:.0%}")
+                scores[completed_steps(rung, total) - 1] = scores_of(scorer, table, rung).double().numpy()
+        if scores:
+            scorers.append(Scorer(scorer.name, scores))
     rewards, valid = table.tensors[f"reward/{evaluator}"].double().numpy(), table.valid(evaluator).numpy()
-    for scorer in scorers:  # a candidate that one of them has no score for counts in none
-        valid = np.logical_and.reduce([valid, *(np.isfinite(scores) for scores in scorer.scores.values())])
+    for each in scorers:  # a candidate that one of them has no score for counts in none
+        valid = np.logical_and.reduce([valid, *(np.isfinite(scores) for scores in each.scores.values())])
     return Judged(evaluator, rewards, valid, total, scorers, table.prompts)
-
-
-def _scorers(
-    dataset: Dataset,
-    table: Table,
-    evaluator: str,
-    probes: Mapping[str, Probe],
-    formulas: Mapping[str, Evaluator],
-    steps: Mapping[float, int],
-    watch: Watch,
-) -> Iterator[Scorer]:
-    previews = {}
-    for rung, step in steps.items():
-        if (found := table.tensors.get(f"preview/{evaluator}/{rung:g}")) is not None and found.isfinite().any():
-            previews[step] = found.double().numpy()
-    if previews:
-        yield Scorer(f"preview:{evaluator}", previews)
-    for name, probe in probes.items():
-        probe.check_fits(dataset.config)
-        if evaluator not in (known := [head.evaluator for head in probe.config.heads]):
-            raise UsageError(f"probe {name}: predicts {', '.join(known)}, not {evaluator}")
-        said: dict[int, Any] = {}
-        fused: dict[int, Any] = {}
-        for rung, step in steps.items():
-            watch(f"{name} at {rung:.0%}")
-            scores = scores_of(probe, table, evaluator, rung, formulas)
-            said[step] = scores.astype(np.float64)
-            if step in previews and any(f.evaluator == evaluator and f.rung == rung for f in probe.config.fusions):
-                preview = table.tensors[f"preview/{evaluator}/{rung:g}"]
-                fusion = probe.fusion(evaluator, rung)
-                fused[step] = fusion(torch.from_numpy(scores), preview).double().numpy()
-        yield Scorer(name, said)
-        if fused:
-            yield Scorer(f"fusion:{name}", fused)
-    if any(name.startswith("map/attention/") for name in table.tensors):
-        tokenizer, basis = tokenizer_of(dataset.config.model), torch.from_numpy(dataset.projection("attention"))
-        tables = {step: attention_scores(table, rung, tokenizer, basis) for rung, step in steps.items()}
-        yield Scorer("attention", {step: scores.double().numpy() for step, scores in tables.items()})
-    draw = np.random.default_rng(0).random(table.tensors["valid"].shape)
-    yield Scorer("random", dict.fromkeys(steps.values(), draw))
 
 
 def rungs_not_trained(dataset: Dataset, probes: Mapping[str, Probe]) -> list[str]:
@@ -181,7 +145,7 @@ def text_only(judged: Judged, table: Table, like: Probe, formulas: Mapping[str, 
     for mine, others in (halves, halves[::-1]):
         blind = text_only_probe(like, table.take(mine), table.take(others), formulas, TrainingSettings())
         asked = without_activations(table.take(others))
-        scores[others.numpy()] = scores_of(blind, asked, judged.evaluator, rung, formulas)
+        scores[others.numpy()] = scores_of(ProbeScorer(blind, judged.evaluator, formulas), asked, rung).numpy()
     steps = {step for scorer in judged.scorers for step in scorer.scores}
     return replace(judged, scorers=[*judged.scorers, Scorer("text only", dict.fromkeys(sorted(steps), scores))])
 
@@ -201,7 +165,8 @@ def leaks_of(
     for name, probe in probes.items():
         for rung in probe.config.rungs:
             if f"map/{probe.config.taps[0]}/{rung:g}" in table.tensors:
-                scores = scores_of(probe, shuffled_activations(table), judged.evaluator, rung, formulas)
+                blind = ProbeScorer(probe, judged.evaluator, formulas)
+                scores = scores_of(blind, shuffled_activations(table), rung).numpy()
                 line(name, "told about another candidate", rung, np.where(judged.valid, scores, 0))
     for scorer in judged.scorers:
         if scorer.name == "text only":

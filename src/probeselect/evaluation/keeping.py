@@ -33,7 +33,7 @@ def network_of(name: str, dataset: Dataset) -> Callable[[Table], Tensor]:
             network = getattr(importlib.import_module(module), attribute)
         except (ImportError, AttributeError, ValueError) as error:
             raise UsageError(f"--network {name!r}: cannot be imported ({error})") from error
-        return lambda table: _computed(network() if isinstance(network, type) else network, Gallery(dataset), table)
+        return lambda table: _computed(network() if isinstance(network, type) else network, dataset.gallery, table)
     shards = dataset.done()
     if name not in dataset.evaluators or not shards or not dataset.has_features(name, shards[0]):
         known = [each for each in dataset.evaluators if shards and dataset.has_features(each, shards[0])]

@@ -31,7 +31,7 @@ def sheets(dataset: Dataset, table: Table, judged: Judged) -> Iterator[Picture]:
 
     table: the groups that `judged` was made of.
     """
-    gallery = Gallery(dataset)
+    gallery = dataset.gallery
     name = shown([each.name for each in judged.scorers])
     scorer = next(each for each in judged.scorers if each.name == name)
     step = scorer.step_near(CUT, judged.total_steps)

@@ -5,8 +5,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from probeselect.core.errors import UsageError
 from probeselect.data.dataset import Dataset
 from probeselect.data.table import Table
@@ -70,8 +68,6 @@ def open_source(folder: Path, probes: list[str], evaluator: str) -> Source:
     if main not in dataset.evaluators:
         known = ", ".join(dataset.evaluators) or "none; `probeselect score` adds them"
         raise UsageError(f"--evaluator {evaluator!r}: name one that has scored {folder}: {known}")
-    for each, probe in loaded.items():
-        _check_maps(dataset, each, probe)
     unseen, faults, notes = prompts_not_seen(
         dataset,
         {each: read_seen(path) for each, path in folders.items()},
@@ -79,17 +75,3 @@ def open_source(folder: Path, probes: list[str], evaluator: str) -> Source:
     )
     notes += rungs_not_trained(dataset, loaded)
     return Source(dataset, table_of(dataset, main, unseen), main, weights, loaded, faults, notes)
-
-
-def _check_maps(dataset: Dataset, name: str, probe: Probe) -> None:
-    """Raises UsageError unless a probe was made for the backbone and the projections that maps were collected with."""
-    probe.check_fits(dataset.config)
-    for place, tap in enumerate(probe.config.taps):
-        theirs, mine = torch.from_numpy(dataset.projection(tap)), probe.get_buffer(f"projection_{place}").cpu()
-        if theirs.shape != mine.shape:
-            raise UsageError(
-                f"{dataset.folder}: holds {len(theirs)} channels of {tap}, and probe {name} reads {len(mine)}; "
-                f"collect with --map-channels {max(probe.config.projected_channels)}"
-            )
-        if not torch.allclose(theirs, mine, atol=1e-3):  # a probe's file holds fp16
-            raise UsageError(f"{dataset.folder}: maps of {tap} were projected by another basis than probe {name} reads")

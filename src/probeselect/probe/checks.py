@@ -6,29 +6,20 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from probeselect.core.metrics import Floats, bootstrap_interval, pooled_spearman, within_prompt_spearman
-from probeselect.data.table import Table
+from probeselect.data.table import Table, scores_of
 from probeselect.evaluators.base import Evaluator
+from probeselect.probe.blind import shuffled_activations, without_activations
 from probeselect.probe.config import Fusion
 from probeselect.probe.fusion import fit_fusion
 from probeselect.probe.initial import new_probe
 from probeselect.probe.network import ProbeNetwork
-from probeselect.probe.predicting import formula_of, predict_table, shuffled_activations, without_activations
+from probeselect.probe.scorer import ProbeScorer
 from probeselect.probe.training import Training, TrainingSettings
 
 TEXT_ONLY_GROUPS, TEXT_ONLY_EPOCHS = 512, 2
 LEAK_ERRORS = 3.5  # standard errors from zero at which a blind scorer's figure is a leak
-
-
-def scores_of(
-    probe: ProbeNetwork, table: Table, evaluator: str, rung: float, evaluators: Mapping[str, Evaluator]
-) -> NDArray[np.float32]:
-    """What the probe's head for an evaluator says of a table at a rung: [G, N]."""
-    head = next(head for head in probe.config.heads if head.evaluator == evaluator)
-    found: NDArray[np.float32] = predict_table(probe, table, rung, evaluator, formula_of(head, evaluators)).numpy()
-    return found
 
 
 def text_only_probe(
@@ -43,7 +34,7 @@ def text_only_probe(
     config = like.config
     train = without_activations(train.take(torch.arange(min(TEXT_ONLY_GROUPS, len(train)))))
     settings = replace(settings, epochs=TEXT_ONLY_EPOCHS, patience=None)
-    projections = {tap: like.get_buffer(f"projection_{i}").cpu() for i, tap in enumerate(config.taps)}
+    projections = {tap: like.basis(tap).cpu() for tap in config.taps}
     torch.manual_seed(settings.seed)
     probe = new_probe(train, config.heads, config.backbone, config, config.rungs, projections, config.width).to(device)
     for _ in Training(probe, train, without_activations(val), evaluators, settings).epochs():
@@ -67,7 +58,7 @@ def leaks(
         for head in blind.config.heads:
             name = head.evaluator
             rewards, valid = val.tensors[f"reward/{name}"].numpy(), val.valid(name).numpy()
-            scores = scores_of(blind, table, name, blind.config.rungs[-1], evaluators)
+            scores = scores_of(ProbeScorer(blind, name, evaluators), table, blind.config.rungs[-1]).numpy()
             per_prompt = within_prompt_spearman(scores, rewards, valid).per_prompt
             line = {"check": check, "evaluator": name, **verdict(per_prompt, valid.shape[1], check)}
             found.append(line | {"pooled_spearman": pooled_spearman(scores, rewards, valid)})
@@ -93,13 +84,14 @@ def fuse(
     """Fusions with judged previews, where there are any, fitted on val; and whether they help, measured on test."""
     fusions, found = [], []
     for head in probe.config.heads:
+        scorer = ProbeScorer(probe, head.evaluator, evaluators)
         for rung in probe.config.rungs:
             name = f"preview/{head.evaluator}/{rung:g}"
             if name not in val.tensors:
                 continue
-            scores = scores_of(probe, val, head.evaluator, rung, evaluators)
+            scores = scores_of(scorer, val, rung).numpy()
             fusions.append(fit_fusion(head.evaluator, rung, scores, *_judged(val, head.evaluator, name)))
-            scores = scores_of(probe, test, head.evaluator, rung, evaluators)
+            scores = scores_of(scorer, test, rung).numpy()
             found.append(_helped(fusions[-1], scores, *_judged(test, head.evaluator, name)))
     return tuple(fusions), found
 

@@ -7,7 +7,7 @@ extract from the finished picture, which the evaluator's own formula then scores
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -16,7 +16,8 @@ from torch.nn import functional as F
 
 from probeselect.core.description import Description
 from probeselect.core.errors import UsageError
-from probeselect.probe.config import NORM_GROUPS, RUNG_TOLERANCE, Fusion, Head, ProbeConfig, module_name
+from probeselect.core.stage import Stage
+from probeselect.probe.config import NORM_GROUPS, RUNG_TOLERANCE, Head, ProbeConfig, module_name
 from probeselect.probe.maps import orthonormal, project, sinusoid, to_grid
 
 
@@ -103,9 +104,13 @@ class ProbeNetwork(nn.Module):
         inner = self.condition_width
         return nn.Sequential(nn.Linear(2 * width + inner, inner), nn.SiLU(), nn.Linear(inner, out))
 
-    def project(self, maps: dict[str, Tensor]) -> dict[str, Tensor]:
+    def project(self, maps: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Taps as they come, [N, C, H, W] -> [N, P, H, W], what is stored for training: one basis for all samples."""
-        return {tap: project(getattr(self, f"projection_{i}"), maps[tap]) for i, tap in enumerate(self.config.taps)}
+        return {tap: project(self.basis(tap), maps[tap]) for tap in self.config.taps if tap in maps}
+
+    def basis(self, tap: str) -> Tensor:
+        """The basis [P, C] of a tap."""
+        return self.get_buffer(f"projection_{self.config.taps.index(tap)}")
 
     def encode(
         self, projected: dict[str, Tensor], rung: Tensor, prompt_embeddings: Tensor | None
@@ -150,25 +155,21 @@ class ProbeNetwork(nn.Module):
         shape = (-1, *[1] * (ndim - 2))
         return getattr(self, f"feature_mean_{index}").view(shape), getattr(self, f"feature_std_{index}").view(shape)
 
-    def score(
-        self,
-        maps: dict[str, Tensor],
-        rung: float,
-        prompts: list[str],
-        prompt_embeddings: Tensor | None,
-        head: str,
-    ) -> Tensor:
-        """Predicted rewards [N] of candidates at `rung` from their taps as they come."""
-        rungs = torch.full((len(prompts),), float(rung), device=next(self.parameters()).device)
-        encoded, condition = self.encode(self.project(maps), rungs, prompt_embeddings)
-        predicted = self.predict(encoded, condition, head)
-        formula = self.formula(head)
-        return predicted if formula is None else formula.score(predicted, prompts)
+    def encode_stage(self, stage: Stage) -> tuple[Tensor, Tensor]:
+        """`encode` of a stage's candidates; maps that it does not name a basis of are projected first."""
+        device = next(self.parameters()).device
+        maps = {tap: stage.maps[tap].to(device) for tap in self.config.taps}
+        maps |= self.project({tap: whole for tap, whole in maps.items() if tap not in stage.bases})
+        text = stage.prompt_embeddings
+        rungs = torch.full((len(stage.candidates),), float(stage.rung), device=device)
+        return self.encode(maps, rungs, None if text is None else text.to(device))
 
-    def formula(self, head: str) -> Any:
-        """The evaluator whose formula scores predicted features, loaded once; None for a scalar head."""
+    def formula(self, head: str, known: Mapping[str, Any] | None = None) -> Any:
+        """The evaluator whose formula scores predicted features, `known` or loaded once; None for a scalar head."""
         if self._row(head)[1].kind == "scalar":
             return None
+        if known and head in known:
+            return known[head]
         from probeselect.evaluators.table import load_evaluator
 
         loaded = self.__dict__.setdefault("_evaluators", {})
@@ -182,14 +183,6 @@ class ProbeNetwork(nn.Module):
             mine, theirs = getattr(self.config, name), getattr(other, name)
             if mine != theirs:
                 raise UsageError(f"scorer: the probe was made for {name} {mine!r}, this backbone has {theirs!r}")
-
-    def fusion(self, head: str, rung: float) -> Fusion:
-        """The weights of a head and a preview near `rung`. Raises UsageError where none were fitted."""
-        fitted = [f for f in self.config.fusions if f.evaluator == head and abs(f.rung - rung) <= RUNG_TOLERANCE]
-        if not fitted:
-            known = ", ".join(f"{f.evaluator} at {f.rung:g}" for f in self.config.fusions) or "none"
-            raise UsageError(f"fusion: the probe has no weights for {head} at {rung:g}; it has: {known}")
-        return min(fitted, key=lambda f: abs(f.rung - rung))
 
     def check_rung(self, rung: float) -> None:
         """Refuse a rung outside of those that the probe was trained at; between two of them it interpolates."""

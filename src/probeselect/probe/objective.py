@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from probeselect.core.errors import UsageError
 from probeselect.data.table import Table
 from probeselect.evaluators.base import Evaluator
-from probeselect.probe.config import Head, ProbeConfig
+from probeselect.probe.config import Head
 from probeselect.probe.losses import (
     feature_distillation,
     info_nce,
@@ -41,33 +41,6 @@ class Weights:
     def __post_init__(self) -> None:
         if self.ranked_by not in RANKINGS:
             raise UsageError(f"ranked_by = {self.ranked_by!r}: is not one of {', '.join(RANKINGS)}")
-
-
-@dataclass(frozen=True)
-class Batch:
-    """Groups on the probe's device: R groups of N candidates."""
-
-    maps: dict[str, Tensor]  # tap -> [R * N, P, H, W]
-    rung: Tensor  # [R * N]
-    prompt_embeddings: Tensor | None  # [R, D]
-    prompts: list[str]  # R * N
-    groups: tuple[int, int]  # (R, N)
-
-    @property
-    def spread_embeddings(self) -> Tensor | None:
-        """Prompt embeddings [R * N, D], one for every candidate."""
-        return None if self.prompt_embeddings is None else self.prompt_embeddings.repeat_interleave(self.groups[1], 0)
-
-
-def batch_of(table: Table, config: ProbeConfig, rows: Tensor, rung: float, device: torch.device | str = "cpu") -> Batch:
-    """The groups `rows` of a table at one rung; candidates that are not valid have zeros for activations."""
-    valid = table.tensors["valid"][rows].flatten()
-    maps = {tap: table.tensors[f"map/{tap}/{rung:g}"][rows].flatten(0, 1) for tap in config.taps}
-    maps = {tap: values.masked_fill(~valid[:, None, None, None], 0).float().to(device) for tap, values in maps.items()}
-    n = table.tensors["valid"].shape[1]
-    embeddings = table.tensors["prompt"][rows].float().to(device) if config.prompt_width else None
-    texts = [table.prompts[i] for i in rows.tolist() for _ in range(n)]
-    return Batch(maps, torch.full((len(rows) * n,), rung, device=device), embeddings, texts, (len(rows), n))
 
 
 def within_prompt_spread(rewards: Tensor, valid: Tensor) -> float:
@@ -110,29 +83,29 @@ class Objective(nn.Module):
         """
         device = next(self.probe.parameters()).device
         own = rows[part]
-        batch = batch_of(self.table, self.probe.config, own, rung, device)
+        stage = self.table.stage(own, rung, self.probe.config.taps)
         with torch.autocast(device.type, torch.bfloat16, enabled=self.bf16):
-            encoded, condition = self.probe.encode(batch.maps, batch.rung, batch.spread_embeddings)
+            encoded, condition = self.probe.encode_stage(stage)
         encoded, condition = encoded.float(), condition.float()
-        losses = [self._head_loss(head, encoded, condition, batch, own, temperature, margin) for head in self._heads()]
+        losses = [
+            self._head_loss(head, encoded, condition, stage.prompts, own, temperature, margin)
+            for head in self.probe.config.heads
+        ]
         loss = torch.stack(losses).mean()
         if self.text_projection is not None:
-            pooled = torch.cat([encoded.mean((2, 3)), encoded.amax((2, 3))], 1).unflatten(0, batch.groups)
+            pooled = torch.cat([encoded.mean((2, 3)), encoded.amax((2, 3))], 1).unflatten(0, (len(own), -1))
             text = self.text_projection(self.table.tensors["prompt"][rows].float().to(device))  # [R, 2W]
             valid = self.table.tensors["valid"][own].to(device)
             first = range(len(rows))[part].start
             loss = loss + self.weights.contrast * info_nce(pooled, text, valid, CONTRAST_TEMPERATURE, first)
         return loss
 
-    def _heads(self) -> tuple[Head, ...]:
-        return self.probe.config.heads
-
     def _head_loss(
         self,
         head: Head,
         encoded: Tensor,
         condition: Tensor,
-        batch: Batch,
+        prompts: list[str],
         rows: Tensor,
         temperature: float,
         margin: float,
@@ -145,9 +118,9 @@ class Objective(nn.Module):
             if self.weights.distillation:
                 target = self.table.tensors[f"features/{name}"][rows].flatten(0, 1).float().to(device)
                 loss = loss + self.weights.distillation * self._distance(head, predicted, target, valid)
-            scores = self.evaluators[name].score(predicted, batch.prompts).view(batch.groups) / self.spread[name]
+            scores = self.evaluators[name].score(predicted, prompts).view(valid.shape) / self.spread[name]
         else:
-            scores = predicted.view(batch.groups)
+            scores = predicted.view(valid.shape)
         if self.weights.ranking:
             units = rewards / self.spread[name]
             loss = loss + self.weights.ranking * rank_by(

@@ -21,15 +21,16 @@ from probeselect.core.errors import UsageError
 from probeselect.core.metrics import figures
 from probeselect.data.dataset import Dataset
 from probeselect.data.sealed import canonical_json, sweep, write_file
-from probeselect.data.table import Table, open_table
+from probeselect.data.table import Table, scores_of
 from probeselect.evaluators.base import Evaluator
 from probeselect.probe.card import card
-from probeselect.probe.checks import fuse, leaks, scores_of, text_only_probe
+from probeselect.probe.checks import fuse, leaks, text_only_probe
 from probeselect.probe.config import Head, Split, Trained
 from probeselect.probe.files import save_probe
 from probeselect.probe.initial import new_probe
 from probeselect.probe.log import HeadFigures, LogLine, log_bytes, read_log
 from probeselect.probe.network import ProbeNetwork
+from probeselect.probe.scorer import ProbeScorer
 from probeselect.probe.splits import Part, digest_of_all, part_of, write_seen
 from probeselect.probe.training import Epoch, Training, TrainingSettings
 
@@ -84,7 +85,7 @@ class TrainRun:
         """
         self.job, self.evaluators, self.rank = job, evaluators, rank
         self.dataset = Dataset(job.folder)
-        self.parts = split_table(open_table(self.dataset, job.evaluators), job.val_share, job.test_share)
+        self.parts = split_table(self.dataset.table(job.evaluators), job.val_share, job.test_share)
         rungs = job.rungs or self.dataset.rungs
         taps = job.taps or tuple(tap for tap in self.dataset.config.taps if tap != "attention")
         projections = {tap: torch.from_numpy(self.dataset.projection(tap)) for tap in taps}
@@ -190,7 +191,7 @@ class TrainRun:
         return rows
 
     def _figures(self, table: Table, head: Head, rung: float) -> dict[str, Any]:
-        scores = scores_of(self.probe, table, head.evaluator, rung, self.evaluators)
+        scores = scores_of(ProbeScorer(self.probe, head.evaluator, self.evaluators), table, rung).numpy()
         return figures(scores, table.tensors[f"reward/{head.evaluator}"].numpy(), table.valid(head.evaluator).numpy())
 
     def _leaks(self) -> list[dict[str, Any]]:

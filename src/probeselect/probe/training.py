@@ -14,12 +14,12 @@ from torch import Tensor, nn
 
 from probeselect.core.errors import UsageError
 from probeselect.core.metrics import gain_share, within_prompt_spearman
-from probeselect.data.table import Table
+from probeselect.data.table import Table, scores_of
 from probeselect.evaluators.base import Evaluator
 from probeselect.probe.losses import annealed
 from probeselect.probe.network import ProbeNetwork
 from probeselect.probe.objective import Objective, Weights
-from probeselect.probe.predicting import formula_of, predict_table
+from probeselect.probe.scorer import ProbeScorer
 
 
 @dataclass(frozen=True)
@@ -176,9 +176,9 @@ class Training:
         for head in self.probe.config.heads:
             rewards = self.val.tensors[f"reward/{head.evaluator}"].numpy()
             valid = self.val.valid(head.evaluator).numpy()
+            scorer = ProbeScorer(self.probe, head.evaluator, self.evaluators)
             for rung in self.probe.config.rungs:
-                formula = formula_of(head, self.evaluators)
-                scores = predict_table(self.probe, self.val, rung, head.evaluator, formula).numpy()
+                scores = scores_of(scorer, self.val, rung).numpy()
                 spearman = within_prompt_spearman(scores, rewards, valid).mean
                 figures[head.evaluator, rung] = Figures(spearman, gain_share(scores, rewards, valid))
         return figures

@@ -7,17 +7,16 @@ as to stop the seed.
 """
 
 import re
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Callable, Sequence
+from functools import cached_property
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from probeselect.core.errors import ProbeSelectError, UsageError
-from probeselect.data.table import Table
-from probeselect.embedded import SHIPPED
+from probeselect.core.errors import UsageError
+from probeselect.core.stage import Stage, whole_maps
 
 # Words that claim no place of their own. There is no tagger of parts of speech: all others count, colours, numbers and
 # verbs too.
@@ -83,43 +82,28 @@ def _smoothed(maps: Tensor) -> Tensor:
     return F.conv2d(padded, (weights[:, None] * weights)[None, None])[:, 0]
 
 
-def attention_scores(table: Table, rung: float, tokenizer: Any, basis: Tensor, groups_per_batch: int = 32) -> Tensor:
-    """`neglect_scores` of stored maps, [G, N].
+class AttentionScorer:
+    """How much the most neglected word of the prompt owns of the U-Net's cross-attention, see `neglect_scores`.
 
-    table: groups with map/attention/RUNG [G, N, P, H, W], collected with the tap "attention". tokenizer: the
-    backbone's, see `tokenizer_of`. basis: [P, C] that the maps of C tokens were projected by; where P = C its
-    transpose undoes it. Maps that were reduced to fewer cells are scored as they are.
-
-    Raises UsageError where the maps are not there, and where P < C: tokens that were mixed cannot be told apart.
+    tokenizer: loads the backbone's. Maps that were reduced to fewer cells are scored as they are.
     """
-    name, (kept, tokens) = f"map/attention/{rung:g}", basis.shape
-    if name not in table.tensors:
-        raise UsageError(f"attention: there is no {name}; collect with --taps ...,attention at this rung")
-    if kept < tokens:
-        raise UsageError(
-            f"attention: the maps of {tokens} tokens were mixed into {kept} channels, which cannot be undone; "
-            f"collect with --map-channels {tokens}"
-        )
-    words = [words_of(prompt, tokenizer) for prompt in table.prompts]
-    parts = []
-    for rows in torch.arange(len(table)).split(groups_per_batch):
-        maps = table.tensors[name][rows].float()  # [g, N, P, H, W]
-        of_tokens = torch.einsum("pc,gnphw->gnchw", basis.to(maps), maps).flatten(0, 1)
-        per_candidate = [words[row] for row in rows.tolist() for _ in range(maps.shape[1])]
-        parts.append(neglect_scores(of_tokens, per_candidate).view(maps.shape[:2]))
-    return torch.cat(parts)
 
+    name = "attention"
+    taps = ("attention",)
+    previews = False
 
-def tokenizer_of(model: str) -> Any:
-    """The tokenizer of a backbone by its name, folder or hub id; needs no diffusers.
+    def __init__(self, tokenizer: Callable[[], Any]) -> None:
+        self._tokenizer = tokenizer
 
-    Raises ProbeSelectError where it cannot be loaded.
-    """
-    from transformers import AutoTokenizer
+    def check_prompts(self, prompts: Sequence[str]) -> None:
+        for prompt in prompts:
+            if len(words_of(prompt, self.tokenizer)) < 2:
+                raise UsageError(f"scorer attention: weighs words against each other, and {prompt!r} has less than two")
 
-    folder = SHIPPED[model].pipeline if model in SHIPPED else Path(model).expanduser()
-    try:
-        return AutoTokenizer.from_pretrained(folder if folder.is_dir() else model, subfolder="tokenizer")
-    except Exception as error:  # whatever the libraries raise over a foreign folder or the network
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise ProbeSelectError(f"attention: cannot load the tokenizer of {model!r}: {reason}") from error
+    @cached_property
+    def tokenizer(self) -> Any:
+        return self._tokenizer()
+
+    def __call__(self, stage: Stage) -> Tensor:
+        words = {prompt: words_of(prompt, self.tokenizer) for prompt in set(stage.prompts)}
+        return neglect_scores(whole_maps(stage, "attention"), [words[prompt] for prompt in stage.prompts])

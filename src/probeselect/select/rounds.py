@@ -17,13 +17,12 @@ from torch import Tensor
 from probeselect.backbones.taps import X0, Tap
 from probeselect.core.candidates import Candidate
 from probeselect.core.errors import Stopped as StopRequested
-from probeselect.core.stage import Stage
+from probeselect.core.stage import Scorer, Stage
 from probeselect.evaluators.base import Evaluator
 from probeselect.policies.diversity import spread_out
 from probeselect.policies.schedule import Schedule
 from probeselect.policies.stopping import RoundsSoFar
 from probeselect.rollout.waves import Waves
-from probeselect.scorers.scorers import Scorer
 from probeselect.select.events import Event, Finished, Judged, Kept, Scored, Stopped, Verdict
 from probeselect.select.finishing import evaluate, keep, results_of, substitutes
 from probeselect.select.records import CandidateResult, Decision, RungScore
@@ -96,7 +95,8 @@ class Rounds:
         for candidate in candidates:
             self.prompts.setdefault(candidate.group, _Prompt([])).candidates.append(candidate)
         recorded = options.record.taps if options.record else ()
-        self.taps = tuple(dict.fromkeys([*scorer.taps, *recorded, *((X0,) if options.diversity else ())]))
+        scored = map(waves.backbone.tap, scorer.taps)
+        self.taps = tuple(dict.fromkeys([*scored, *recorded, *((X0,) if options.diversity else ())]))
         self.pictures: dict[Candidate, Any] = {}
         self.notes: list[str] = []
         self.seconds_scoring = 0.0

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from probeselect.backbones.loading import Backbone, dtype_named, load_backbone
-from probeselect.backbones.taps import Tap
 from probeselect.core.candidates import Candidate, candidates_of
 from probeselect.core.errors import UsageError
 from probeselect.core.rungs import check_apart, completed_steps, validate_rungs
+from probeselect.core.stage import Scorer
 from probeselect.evaluators.base import Evaluator, check_prompts
 from probeselect.evaluators.function import as_evaluator
 from probeselect.policies.named import check_together, schedule_for
@@ -25,7 +25,7 @@ from probeselect.rollout.around import execution_device
 from probeselect.rollout.rollout import rollout
 from probeselect.rollout.tally import Tally
 from probeselect.rollout.waves import Waves
-from probeselect.scorers.scorers import Scorer, load_scorer
+from probeselect.scorers.table import load_scorer
 from probeselect.select.events import Event, Progress
 from probeselect.select.progress import StepsBar
 from probeselect.select.results import Result
@@ -243,7 +243,7 @@ class SelectiveSampler:
         self, prompt: str, seeds: Sequence[int], rung: float = 0.2, *, tap: str | None = None, **arguments: Any
     ) -> Tensor:
         """The tapped conditional activations [N, C, H, W] at a rung, in the order of `seeds`."""
-        taps = self.backbone.taps if tap is None else (Tap.parse(tap, self.backbone.family),)
+        taps = self.backbone.taps if tap is None else (self.backbone.tap(tap),)
         if not taps:
             raise UsageError("tap: this pipeline is in no known family; give tap='module.path'")
         candidates: list[Candidate] = candidates_of(prompt, None, seeds)

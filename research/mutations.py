@@ -46,7 +46,8 @@ MUTATIONS = (
     Mutation("charts: one cut is chosen by another rung", "evaluation/charts.py",
              "CHART_FILTER", "CHART_FILTER_BROKEN", "tests/test_report_figures.py"),
     Mutation("encoders: what is no tensor is forgotten", "rollout/encoders.py",
-             "others = repr([leaf for leaf in leaves if not _is_batch(leaf)])", 'others = ""', "tests/test_encoders.py"),
+             "others = repr([leaf for leaf in leaves if not _is_batch(leaf)])", 'others = ""',
+             "tests/test_encoders.py"),
     # The loop of rounds.
     Mutation("rounds: those drawn for the record stop", "select/rounds.py",
              "if c in places or c in anyway]", "if c in places]", "tests/test_recording.py"),

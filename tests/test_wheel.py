@@ -10,7 +10,7 @@ from test_layers import imports
 
 ROOT = Path(__file__).parents[1]
 SOURCE = ROOT / "src"
-BESIDE = ("research", "benchmarks", "tests")  # folders that hold Python
+BESIDE = {path.parent.name for path in ROOT.glob("[a-z]*/*.py")}  # folders of Python: research, tests and others
 
 
 def files_of(package: Path) -> set[str]:
@@ -28,6 +28,7 @@ def without_weights(source: str, copy: str) -> None:
 
 
 def test_the_wheel_holds_the_package_and_nothing_else(tmp_path: Path) -> None:
+    assert {"research", "tests"}.issubset(BESIDE)
     for folder in ("src", *BESIDE):
         unwanted = shutil.ignore_patterns("__pycache__", "*.egg-info")
         shutil.copytree(ROOT / folder, tmp_path / folder, copy_function=without_weights, ignore=unwanted)
@@ -44,7 +45,7 @@ def test_the_wheel_holds_the_package_and_nothing_else(tmp_path: Path) -> None:
 def test_the_package_imports_nothing_that_is_not_installed() -> None:
     for path in SOURCE.rglob("*.py"):
         package = list(path.relative_to(SOURCE).parts[:-1])
-        assert not {names[0] for names in imports(path, package)} & {*BESIDE}, path
+        assert not {names[0] for names in imports(path, package)} & BESIDE, path
 
 
 def test_sprites_are_for_rendering_alone() -> None:

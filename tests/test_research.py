@@ -13,8 +13,6 @@ MODULES = sorted(
     ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
     for path in (ROOT / "research").rglob("*.py")
 )
-PLANNING = ["research.planning.earnings", "research.planning.plot", "research.planning.until"]
-SCRIPTS = ["research.embedded.__main__", *PLANNING]
 
 
 @pytest.fixture
@@ -39,9 +37,10 @@ def test_every_module_imports(module: str) -> None:
     assert importlib.import_module(module).__doc__
 
 
-def test_each_script_is_known_and_says_what_it_does(monkeypatch, capsys) -> None:
-    assert [name for name in MODULES if hasattr(importlib.import_module(name), "main")] == SCRIPTS
-    for module in SCRIPTS:
+def test_each_script_says_what_it_does(monkeypatch, capsys) -> None:
+    scripts = [name for name in MODULES if hasattr(importlib.import_module(name), "main")]
+    assert {"research.embedded.__main__", "research.planning.until"}.issubset(scripts)
+    for module in scripts:
         with pytest.raises(SystemExit) as ended:
             run(module, "--help", monkeypatch=monkeypatch)
         assert ended.value.code == 0 and "usage" in capsys.readouterr().out

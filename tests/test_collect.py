@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from collected import ARGUMENTS, Redness, collected, maker_of, pinned, prompts_of, table_of
+from diffusers import DPMSolverMultistepScheduler
 from kill_harness import ended, forked, killed_again_and_again, tree_hash
 from PIL import Image
 from tiny import tiny_flux, tiny_sd, tiny_sd3, tiny_sdxl
@@ -340,6 +341,16 @@ def test_other_prompts_weights_or_arguments_are_refused(backbone, plain):
     next(retrained.denoiser.parameters()).data.add_(1e-3)
     with pytest.raises(UsageError, match="weights was"):
         pinned(maker_of(retrained, previews=True), prompts_of(*TEXTS), plain.folder)
+
+
+def test_a_scheduler_that_is_configured_with_an_infinity_is_collected(backbone, tmp_path):
+    """JSON has none. DPM++ clips at minus infinity, which is to say that it does not."""
+    other = load_backbone(tiny_sd())
+    other.pipe.scheduler = DPMSolverMultistepScheduler.from_config(other.pipe.scheduler.config)
+    dataset = pinned(maker_of(other), prompts_of("a"), tmp_path)
+    assert dataset.config.scheduler["lambda_min_clipped"] == "-inf"
+    with pytest.raises(UsageError, match=r'scheduler\.class was "DPMSolverMultistepScheduler", now'):
+        pinned(maker_of(backbone), prompts_of("a"), tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ import pytest
 import torch
 from kill_harness import ended, forked, killed_after
 from PIL import Image
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save
 from stub_config import dataset_config
 
 from probeselect.cli import main
@@ -172,6 +172,28 @@ def test_the_state_of_another_training_is_refused(job):
     run(job)
     with pytest.raises(UsageError, match="holds the state of another training"):
         TrainRun(replace(job, settings=replace(SETTINGS, rate=1e-3)), {"brightness": Brightness()})
+
+
+def test_a_state_or_a_log_that_cannot_be_read_is_named_in_a_line(job):
+    run(replace(job, settings=replace(SETTINGS, epochs=1)))
+    job = replace(job, settings=replace(SETTINGS, epochs=1))
+    work = job.out / "training"
+    state, log = (work / "state.safetensors").read_bytes(), (work / "log.jsonl").read_bytes()
+    for wrong in (b"", state[:-5], state[:100], save({"progress": torch.zeros(4)}), save({"probe.a": torch.zeros(1)})):
+        (work / "state.safetensors").write_bytes(wrong)
+        with pytest.raises(UsageError, match=r"state\.safetensors: no training can go on from it") as caught:
+            TrainRun(job, {"brightness": Brightness()})
+        assert "\n" not in str(caught.value)
+    (work / "state.safetensors").write_bytes(state)
+    (work / "log.jsonl").write_bytes(log.replace(b'"best":true', b'"best":1'))
+    with pytest.raises(UsageError, match=r"log\.jsonl: line 1: best = 1: must be true or false"):
+        TrainRun(job, {"brightness": Brightness()})
+    (work / "log.jsonl").unlink()
+    with pytest.raises(UsageError, match=r"log\.jsonl: cannot be read"):
+        TrainRun(job, {"brightness": Brightness()})
+    (work / "plan.json").unlink()
+    with pytest.raises(UsageError, match="holds the state of another training"):
+        TrainRun(job, {"brightness": Brightness()})
 
 
 def test_two_ranks_train_what_one_does(job, tmp_path):

@@ -16,7 +16,6 @@ from probeselect.data.sealed import canonical_json, write_file
 
 CONFIG = "dataset.json"
 FORMAT = 1
-MAX_CONFIG = 1 << 20  # bytes
 FREE_TO_DIFFER = ("model",)  # a folder may lie elsewhere on another machine; `weights` tells whether it is the same
 
 Plain = str | int | float | bool | None
@@ -83,7 +82,7 @@ def read_config(folder: Path) -> DatasetConfig:
     """Raises UsageError when the folder has none, or none of ours: the field, its value and what would be right."""
     if not (folder / CONFIG).exists():
         raise UsageError(f"{folder}: is no dataset, there is no {CONFIG}; collect makes one")
-    return read_json(folder / CONFIG, DatasetConfig, MAX_CONFIG, FORMAT)
+    return read_json(folder / CONFIG, DatasetConfig, format=FORMAT)
 
 
 def pin_config(folder: Path, config: DatasetConfig) -> None:
@@ -108,7 +107,7 @@ def count_prompts(folder: Path, count: int) -> None:
 
 def _fields(folder: Path) -> dict[str, Any]:
     """All that the file has, and be it by a later version."""
-    return read_json(folder / CONFIG, dict[str, Any], MAX_CONFIG)
+    return read_json(folder / CONFIG, dict[str, Any])
 
 
 def _differences(found: Mapping[str, Any], wanted: Mapping[str, Any], prefix: str = "") -> Iterator[str]:

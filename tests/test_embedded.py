@@ -17,10 +17,11 @@ from probeselect.embedded.captions import draw_prompts
 from probeselect.evaluators.table import load_evaluator
 from probeselect.probe.files import load_probe
 from probeselect.probe.splits import digest_of, read_seen
+from probeselect.scorers.scorers import load_scorer
 from research.embedded.judge import pair_accuracy
 from research.embedded.render import draw_scene, render
 
-STEPS = {"num_inference_steps": 20, "guidance_scale": 3.0}
+STEPS = {"num_inference_steps": 10, "guidance_scale": 3.0}
 
 
 @pytest.fixture(scope="module")
@@ -31,17 +32,16 @@ def backbone():
 @pytest.mark.parametrize("model", SHIPPED)
 def test_five_to_one_at_a_fifth(model):
     backbone = load_backbone(model, device="cpu")
-    result = SelectiveSampler(backbone)("two dogs above a purple book", n=5, k=1, rungs=[0.2], **STEPS)
+    result = SelectiveSampler(backbone, batch_size=2)(
+        "two dogs above a purple book", n=5, k=1, rungs=[0.2], output_type="pt", **STEPS
+    )
     scores = [candidate.scores[0].score for candidate in result.candidates]
     assert len(set(scores)) == 5 and all(math.isfinite(score) for score in scores)
-    assert (result.cost.denoiser_rows, result.cost.denoiser_rows_all) == (36, 100)
+    assert (result.cost.denoiser_rows, result.cost.denoiser_rows_all) == (18, 50)
     alone = backbone.pipe(
         result.prompt, generator=torch.Generator("cpu").manual_seed(result.kept[0].seed), output_type="pt", **STEPS
     ).images[0]
-    ours = SelectiveSampler(backbone, batch_size=2)(
-        result.prompt, n=5, k=1, rungs=[0.2], output_type="pt", **STEPS
-    ).images[0]
-    assert float((ours - alone).abs().max()) < 1e-3
+    assert float((result.images[0] - alone).abs().max()) < 1e-3
 
 
 def test_the_readme_command(tmp_path, capsys, monkeypatch):
@@ -106,21 +106,44 @@ def test_the_autoencoder_keeps_the_picture(backbone):
 
 @pytest.mark.parametrize("name", ["scene-check", "scene-clip", "scene-itm"])
 def test_the_evaluators_tell_right_from_wrong(name):
-    """60 pairs a kind of error; the card has 300, where scene-clip is weakest, at relations (0.90)."""
+    """20 pairs a kind of error: one wrong, and of scene-clip four, may be chance. The card has 300, where scene-clip is
+    weakest, at relations (0.90).
+    """
     least = {"scene-check": 0.93, "scene-clip": 0.8, "scene-itm": 0.93}[name]
-    accuracy = pair_accuracy(load_evaluator(name), pairs=60)
+    accuracy = pair_accuracy(load_evaluator(name), pairs=20)
     assert min(accuracy.values()) >= least, accuracy
 
 
-@pytest.mark.parametrize(("scorer", "rung"), [("preview:scene-check", 0.4), ("embedded", 0.2)])
-def test_the_shipped_scorers_rank_the_seeds(backbone, scorer, rung):
-    """A small sample of what the probe's card measures (0.5 to 0.8); a scorer that sees no seed would be at 0."""
-    prompts, evaluator = list(draw_prompts(16, seed=11, split="val")), load_evaluator("scene-check")
-    sampler = SelectiveSampler(backbone, scorer)
-    results = sampler(prompts, n=5, k=5, rungs=[rung], policy="all", evaluators=[evaluator], **STEPS)
-    scores = [[c.scores[0].score for c in r.candidates] for r in results]
+class Both:
+    """Scores as one scorer does and notes what another would have said: {(prompt, seed): (other, one)}."""
+
+    name, previews = "both", True
+
+    def __init__(self, one, other):
+        self.one, self.other, self.taps, self.said = one, other, one.taps, {}
+
+    def __call__(self, stage):
+        scores = self.one(stage)
+        pairs = zip(self.other(stage).tolist(), scores.tolist(), strict=True)
+        self.said |= {(c.prompt, c.seed): pair for c, pair in zip(stage.candidates, pairs, strict=True)}
+        return scores
+
+
+def test_the_shipped_scorers_rank_the_seeds(backbone):
+    """A small sample of what the probe's card measures at this rung (0.5 to 0.8), by a run that finishes everybody.
+
+    A scorer that sees no seed has a mean of 0; over five prompts of five seeds that mean has a deviation of
+    sqrt(1 / 4 / 5) = 0.22, so more than 0.5 is no chance.
+    """
+    prompts, evaluator = list(draw_prompts(5, seed=11, split="val")), load_evaluator("scene-check")
+    scorer = Both(load_scorer("embedded", backbone), load_scorer("preview:scene-check", backbone))
+    results = SelectiveSampler(backbone, scorer)(
+        prompts, n=5, k=5, rungs=[0.4], policy="all", evaluators=[evaluator], **STEPS
+    )
     rewards = [[c.rewards["scene-check"] for c in r.candidates] for r in results]
-    assert within_prompt_spearman(scores, rewards).mean > 0.25
+    for which in (0, 1):
+        scores = [[scorer.said[c.prompt, c.seed][which] for c in r.candidates] for r in results]
+        assert within_prompt_spearman(scores, rewards).mean > 0.5
 
 
 def test_features_of_the_virtual_tap(backbone):

@@ -21,9 +21,8 @@ from probeselect.cli import main
 from probeselect.collect.maker import CollectSettings, ShardMaker
 from probeselect.core.candidates import candidates_of
 from probeselect.core.errors import ProbeSelectError, UsageError
-from probeselect.data.dataset import Dataset
+from probeselect.data.dataset import Dataset, scores_of
 from probeselect.data.shards import seeds_of
-from probeselect.data.table import scores_of
 from probeselect.rollout.rollout import rollout
 from probeselect.scorers.attention import AttentionScorer, neglect_scores, words_of
 from probeselect.scorers.context import tokenizer_of

@@ -204,8 +204,8 @@ def test_a_probe_that_is_told_too_much_is_named(trained):
     table = table_of(data, "brightness")
     rolled = {n: v.roll(1, 1) for n, v in table.tensors.items() if n.startswith("reward/")}
     shifted = replace(table, tensors=table.tensors | rolled)
-    judged = of_table(data, shifted, "brightness", {"mine": probe}, {})
-    leaks = leaks_of(judged, shifted, {"mine": probe}, {})
+    judged = of_table(data, shifted, "brightness", {"mine": probe})
+    leaks = leaks_of(judged, shifted, {"mine": probe})
     assert all(leak["leak"] for leak in leaks) and len(leaks) == 2
     assert "something leaks" in " ".join(evaluate(judged, leaks=leaks)["faults"])
 
@@ -240,7 +240,7 @@ def test_a_preview_that_was_not_judged_counts_nowhere(trained):
     data, probe = Dataset(trained[0]), trained[1]
     whole = table_of(data, "brightness")
     whole.tensors["preview/brightness/0.4"][2, 1] = float("nan")
-    judged = of_table(data, whole, "brightness", {"mine": load_probe(probe)}, {})
+    judged = of_table(data, whole, "brightness", {"mine": load_probe(probe)})
     assert not judged.valid[2, 1] and judged.valid.sum() == judged.valid.size - 1
     assert evaluate(judged)["candidates"] == judged.valid.size - 1
 
@@ -252,6 +252,6 @@ def test_a_probe_that_does_not_say_what_it_has_seen_is_named(trained):
     more = frozenset(read_seen(probe)) | {digest_of("prompt 3"), "0" * 16}
     unseen, faults, _ = prompts_not_seen(data, {"mine": more}, {"mine": {}})
     assert "prompt 3" not in unseen and len(faults) == 1
-    judged = of_table(data, table_of(data, "brightness", unseen[:10]), "brightness", {"mine": load_probe(probe)}, {})
+    judged = of_table(data, table_of(data, "brightness", unseen[:10]), "brightness", {"mine": load_probe(probe)})
     assert judged.rewards.shape == (10, 4) and judged.total_steps == 20
     assert list(judged.prompts) == sorted(unseen[:10], key=lambda text: int(text.split()[1]))

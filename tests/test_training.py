@@ -12,9 +12,9 @@ from probeselect.backbones.loading import load_backbone
 from probeselect.core.description import Description
 from probeselect.core.errors import UsageError
 from probeselect.core.metrics import within_prompt_spearman
-from probeselect.data.dataset import Dataset
+from probeselect.data.dataset import Dataset, scores_of
 from probeselect.data.shards import seeds_of
-from probeselect.data.table import Table, in_memory, scores_of, whole_groups
+from probeselect.data.table import Table, in_memory, whole_groups
 from probeselect.probe.blind import shuffled_activations, without_activations
 from probeselect.probe.config import Fusion, Head
 from probeselect.probe.files import load_probe, save_probe
@@ -97,7 +97,7 @@ def test_a_planted_signal_is_learnt_and_blind_tables_say_nothing(heads):
     epochs = list(training.epochs())
     best = max(epochs, key=lambda epoch: epoch.spearman)
     assert len(epochs) == 8 and epochs[-1].spearman > 0.8 and best.best
-    scorer = ProbeScorer(training.probe, known={"redness": Redness()})
+    scorer = ProbeScorer(training.probe)
 
     def spearman(table):
         scores = scores_of(scorer, table, 0.2)

@@ -7,10 +7,10 @@ from typing import Any
 from msgspec import structs
 
 from probeselect.core.stage import Scorer
+from probeselect.data.dataset import scores_of
 from probeselect.data.sealed import write_file
-from probeselect.data.table import Table, scores_of
+from probeselect.data.table import Table
 from probeselect.embedded import SHIPPED
-from probeselect.evaluators.table import load_evaluator
 from probeselect.probe.blind import shuffled_activations, without_activations
 from probeselect.probe.checks import fuse, text_only_probe
 from probeselect.probe.files import load_probe, save_probe
@@ -35,15 +35,14 @@ def ship(work: Path, model: str) -> None:
     for variant in others.values():
         bench.row(variant)  # trains it, where the study has not
     probe = load_probe(bench.probe_of(chosen))
-    judges = {EVALUATOR: load_evaluator(EVALUATOR)}
     train, val = (bench.seen(table, chosen.maps) for table in (bench.train, bench.val))
-    probe.config = structs.replace(probe.config, fusions=fuse(probe, val, val, judges)[0])
-    text_only = text_only_probe(probe, train, val, judges, chosen.settings)
+    probe.config = structs.replace(probe.config, fusions=fuse(probe, val, val)[0])
+    text_only = text_only_probe(probe, train, val, chosen.settings)
     test, _ = load_groups(work, model, "test")
     report: dict[str, Any] = {"model": model, "chosen": chosen.name, **_trained_on(bench, chosen), "test": {}}
 
     def scorer(probe: ProbeNetwork) -> ProbeScorer:
-        return ProbeScorer(probe, EVALUATOR, judges)
+        return ProbeScorer(probe, EVALUATOR)
 
     preview = PreviewScorer(EVALUATOR)
     asked: dict[str, tuple[Scorer, Table]] = {

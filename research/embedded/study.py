@@ -14,8 +14,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from probeselect.data.dataset import scores_of
 from probeselect.data.sealed import write_file
-from probeselect.data.table import Table, scores_of
+from probeselect.data.table import Table
 from probeselect.evaluators.base import Evaluator
 from probeselect.evaluators.table import load_evaluator
 from probeselect.probe.blind import with_maps
@@ -139,7 +140,7 @@ class Bench:
 
 def judged(probe: Probe, table: Table, judges: dict[str, Evaluator], name: str, rung: float) -> dict[str, Any]:
     """The figures of a probe's head at a rung, for a name of an evaluator."""
-    scores = scores_of(ProbeScorer(probe, name, judges), table, rung)
+    scores = scores_of(ProbeScorer(probe, name), table, rung)
     return figures(scores, table.tensors[f"reward/{name}"])
 
 

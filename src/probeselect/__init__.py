@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from probeselect.core.candidates import Candidate
     from probeselect.core.errors import ProbeSelectError, UsageError
     from probeselect.core.stage import Scorer, Stage
-    from probeselect.data.dataset import Dataset
-    from probeselect.data.table import Table, scores_of
+    from probeselect.data.dataset import Dataset, scores_of
+    from probeselect.data.table import Table
     from probeselect.evaluators.base import Evaluator
     from probeselect.evaluators.table import load_evaluator
     from probeselect.policies.plan_file import load_plan
@@ -62,7 +62,7 @@ _HOMES = {
     "load_plan": "policies.plan_file",
     "load_probe": "probe.files",
     "load_scorer": "scorers.table",
-    "scores_of": "data.table",
+    "scores_of": "data.dataset",
 }
 __all__ = [
     "Backbone",

@@ -90,19 +90,18 @@ def _of_dataset(folder: Path, evaluator: str, names: list[str], network: str, se
     source = open_source(folder, names, evaluator)
     dataset, table, probes, main = source.dataset, source.table, source.probes, source.evaluator
     features = network_of(network, dataset) if network else None
-    formulas = source.formulas(dataset.evaluators)
     with _bar() as watch:
-        judged = of_table(dataset, table, main, probes, formulas, watch)
+        judged = of_table(dataset, table, main, probes, watch)
         others = [
-            of_table(dataset, table, name, source.able(name), formulas, watch)
+            of_table(dataset, table, name, source.able(name), watch)
             for name in dataset.evaluators
             if name != main and f"reward/{name}" in table.tensors
         ]
         if probes and len(table) > 1:
             watch("text only")
-            judged = text_only(judged, table, next(iter(probes.values())), formulas)
+            judged = text_only(judged, table, next(iter(probes.values())))
         watch("blind probes")
-        leaks = leaks_of(judged, table, probes, formulas)
+        leaks = leaks_of(judged, table, probes)
         watch("figures")
         report = figures_of(judged, others, seconds, leaks)
         report["faults"] = source.faults + report["faults"]

@@ -120,6 +120,5 @@ def judged_of_dataset(folder: Path, probes: list[str], evaluator: str) -> tuple[
     from probeselect.evaluation.sources import open_source
 
     source = open_source(folder, probes, evaluator)
-    formulas = source.formulas([source.evaluator])
-    judged = of_table(source.dataset, source.table, source.evaluator, source.probes, formulas)
+    judged = of_table(source.dataset, source.table, source.evaluator, source.probes)
     return judged, [*source.faults, *source.notes]

@@ -23,10 +23,11 @@ import torch
 from msgspec import structs
 from numpy.typing import NDArray
 from safetensors import safe_open
+from torch import Tensor
 
 from probeselect.core.errors import UsageError
 from probeselect.core.names import is_plain_name
-from probeselect.core.stage import Stage
+from probeselect.core.stage import Scorer, Stage
 from probeselect.data.config import CONFIG, NONE_YET, DatasetConfig, count_prompts, pin_config, read_config
 from probeselect.data.gallery import Gallery
 from probeselect.data.leases import Leases
@@ -211,6 +212,16 @@ class Dataset:
     def stages(self, rung: float, taps: Sequence[str] | None = None) -> Iterator[Stage]:
         """All groups of `table()` as stages of candidates, as a scorer is asked about them; see `Table.stage`."""
         return self.table().stages(rung, taps)
+
+
+def scores_of(scorer: Scorer, data: Dataset | Table, rung: float) -> Tensor:
+    """What a scorer says of stored candidates at a rung: [G, N] on the CPU.
+
+    Raises UsageError where the data do not hold what it reads.
+    """
+    with torch.no_grad():
+        parts = [torch.as_tensor(scorer(stage)).float().cpu() for stage in data.stages(rung, scorer.taps)]
+    return torch.cat(parts).view(-1, data.n)
 
 
 def pin(folder: Path, config: DatasetConfig) -> Dataset:

@@ -6,7 +6,7 @@ reward/EVALUATOR [G, N] fp32, preview/EVALUATOR/RUNG [G, N] fp32, features/EVALU
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,7 +14,7 @@ from torch import Tensor
 from probeselect.core.candidates import Candidate
 from probeselect.core.errors import UsageError
 from probeselect.core.rungs import completed_steps
-from probeselect.core.stage import Scorer, Stage
+from probeselect.core.stage import Stage
 from probeselect.data.gallery import Gallery, Previews
 
 GROUPS_AT_ONCE = 32  # in a stage
@@ -105,24 +105,6 @@ class Table:
             bases={tap: self.bases[tap] for tap in maps if tap in self.bases},
             preview_rewards=rewards,
         )
-
-
-class HasStages(Protocol):
-    """Stored data: a Table or a Dataset."""
-
-    @property
-    def n(self) -> int: ...
-    def stages(self, rung: float, taps: Sequence[str] | None = None) -> Iterator[Stage]: ...
-
-
-def scores_of(scorer: Scorer, data: HasStages, rung: float) -> Tensor:
-    """What a scorer says of stored candidates at a rung: [G, N] on the CPU.
-
-    Raises UsageError where the data do not hold what it reads.
-    """
-    with torch.no_grad():
-        parts = [torch.as_tensor(scorer(stage)).float().cpu() for stage in data.stages(rung, scorer.taps)]
-    return torch.cat(parts).view(-1, data.n)
 
 
 def in_memory(table: Table) -> Table:

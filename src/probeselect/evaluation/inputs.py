@@ -12,10 +12,9 @@ from probeselect.core.errors import UsageError
 from probeselect.core.judged import Judged, Scorer
 from probeselect.core.metrics import within_prompt_spearman
 from probeselect.core.rungs import completed_steps
-from probeselect.data.dataset import Dataset
+from probeselect.data.dataset import Dataset, scores_of
 from probeselect.data.score_table import read_score_table
-from probeselect.data.table import Table, scores_of
-from probeselect.evaluators.base import Evaluator
+from probeselect.data.table import Table
 from probeselect.probe.blind import shuffled_activations, without_activations
 from probeselect.probe.checks import text_only_probe, verdict
 from probeselect.probe.config import Trained
@@ -94,18 +93,16 @@ def of_table(
     table: Table,
     evaluator: str,
     probes: Mapping[str, Probe],
-    formulas: Mapping[str, Evaluator],
     watch: Watch = lambda _: None,
 ) -> Judged:
     """What every scorer that fits a dataset says of it: those of the table of scorers, and these probes.
 
-    table: groups of the dataset. formulas: evaluators whose formula scores predicted features.
-    Raises UsageError for a probe that does not fit.
+    table: groups of the dataset. Raises UsageError for a probe that does not fit.
     """
     total = dataset.config.steps
     if total is None:
         raise UsageError(f"{dataset.folder}: does not say how many steps its pictures took, so costs cannot be told")
-    context = replace(context_of(dataset), probes=probes, evaluators=formulas)
+    context = replace(context_of(dataset), probes=probes)
     scorers = []
     for scorer in scorers_for(evaluator, context):
         scores = {}
@@ -131,7 +128,7 @@ def rungs_not_trained(dataset: Dataset, probes: Mapping[str, Probe]) -> list[str
     return notes
 
 
-def text_only(judged: Judged, table: Table, like: Probe, formulas: Mapping[str, Evaluator]) -> Judged:
+def text_only(judged: Judged, table: Table, like: Probe) -> Judged:
     """The same with a scorer that knows the prompt and a candidate's place in its group, and nothing else.
 
     It is trained on one half of the prompts and asked about the other, both ways, so no prompt of it was trained on.
@@ -143,16 +140,14 @@ def text_only(judged: Judged, table: Table, like: Probe, formulas: Mapping[str, 
     scores = np.zeros(judged.rewards.shape)
     rung = like.config.rungs[-1]
     for mine, others in (halves, halves[::-1]):
-        blind = text_only_probe(like, table.take(mine), table.take(others), formulas, TrainingSettings())
+        blind = text_only_probe(like, table.take(mine), table.take(others), TrainingSettings())
         asked = without_activations(table.take(others))
-        scores[others.numpy()] = scores_of(ProbeScorer(blind, judged.evaluator, formulas), asked, rung).numpy()
+        scores[others.numpy()] = scores_of(ProbeScorer(blind, judged.evaluator), asked, rung).numpy()
     steps = {step for scorer in judged.scorers for step in scorer.scores}
     return replace(judged, scorers=[*judged.scorers, Scorer("text only", dict.fromkeys(sorted(steps), scores))])
 
 
-def leaks_of(
-    judged: Judged, table: Table, probes: Mapping[str, Probe], formulas: Mapping[str, Evaluator]
-) -> list[dict[str, Any]]:
+def leaks_of(judged: Judged, table: Table, probes: Mapping[str, Probe]) -> list[dict[str, Any]]:
     """What scorers that cannot see a candidate know of it: probes that are told about the next candidate of the prompt,
     and the text-only scorer where `judged` has it. Any skill within a prompt is a leak, see `probe.checks.verdict`."""
     found, n = [], judged.rewards.shape[1]
@@ -165,7 +160,7 @@ def leaks_of(
     for name, probe in probes.items():
         for rung in probe.config.rungs:
             if f"map/{probe.config.taps[0]}/{rung:g}" in table.tensors:
-                blind = ProbeScorer(probe, judged.evaluator, formulas)
+                blind = ProbeScorer(probe, judged.evaluator)
                 scores = scores_of(blind, shuffled_activations(table), rung).numpy()
                 line(name, "told about another candidate", rung, np.where(judged.valid, scores, 0))
     for scorer in judged.scorers:

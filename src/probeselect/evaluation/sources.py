@@ -1,9 +1,7 @@
 """A dataset and the probes to judge on it, as `evaluate` and `plan` take them from the command line."""
 
-from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from probeselect.core.errors import UsageError
 from probeselect.data.dataset import Dataset
@@ -30,7 +28,6 @@ class Source:
     dataset: Dataset
     table: Table
     evaluator: str
-    weights: str  # of the evaluator, "" for its own
     probes: dict[str, Probe]
     faults: list[str]
     notes: list[str]
@@ -39,14 +36,6 @@ class Source:
         """The probes that predict an evaluator."""
         heads = {name: [head.evaluator for head in probe.config.heads] for name, probe in self.probes.items()}
         return {name: probe for name, probe in self.probes.items() if evaluator in heads[name]}
-
-    def formulas(self, evaluators: Collection[str]) -> dict[str, Any]:
-        """Those of these evaluators whose formula scores what a probe predicts of them."""
-        heads = [head for probe in self.probes.values() for head in probe.config.heads if head.kind == "features"]
-        wanted = {head.evaluator for head in heads} & set(evaluators)
-        return {
-            name: load_evaluator(name, (self.weights or None) if name == self.evaluator else None) for name in wanted
-        }
 
 
 def open_source(folder: Path, probes: list[str], evaluator: str) -> Source:
@@ -62,6 +51,9 @@ def open_source(folder: Path, probes: list[str], evaluator: str) -> Source:
     )
     loaded = {name: load_probe(path) for name, path in folders.items()}
     name, _, weights = evaluator.partition("=")
+    formulas = {name: load_evaluator(name, weights)} if weights else {}
+    for probe in loaded.values():
+        probe.evaluators = formulas  # each is loaded once for all of them
     heads = [head.evaluator for probe in loaded.values() for head in probe.config.heads]
     predicted = [each for each in heads if each in dataset.evaluators]
     main, *_ = [*([name] if name else predicted), *dataset.evaluators, ""]
@@ -74,4 +66,4 @@ def open_source(folder: Path, probes: list[str], evaluator: str) -> Source:
         {each: probe.config.training for each, probe in loaded.items()},
     )
     notes += rungs_not_trained(dataset, loaded)
-    return Source(dataset, table_of(dataset, main, unseen), main, weights, loaded, faults, notes)
+    return Source(dataset, table_of(dataset, main, unseen), main, loaded, faults, notes)

@@ -1,6 +1,5 @@
 """What a trained probe must show: nothing when it is blind, and whether a preview beside it would help."""
 
-from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -8,8 +7,8 @@ import numpy as np
 import torch
 
 from probeselect.core.metrics import Floats, bootstrap_interval, pooled_spearman, within_prompt_spearman
-from probeselect.data.table import Table, scores_of
-from probeselect.evaluators.base import Evaluator
+from probeselect.data.dataset import scores_of
+from probeselect.data.table import Table
 from probeselect.probe.blind import shuffled_activations, without_activations
 from probeselect.probe.config import Fusion
 from probeselect.probe.fusion import fit_fusion
@@ -26,7 +25,6 @@ def text_only_probe(
     like: ProbeNetwork,
     train: Table,
     val: Table,
-    evaluators: Mapping[str, Evaluator],
     settings: TrainingSettings,
     device: torch.device | str = "cpu",
 ) -> ProbeNetwork:
@@ -37,14 +35,12 @@ def text_only_probe(
     projections = {tap: like.basis(tap).cpu() for tap in config.taps}
     torch.manual_seed(settings.seed)
     probe = new_probe(train, config.heads, config.backbone, config, config.rungs, projections, config.width).to(device)
-    for _ in Training(probe, train, without_activations(val), evaluators, settings).epochs():
+    for _ in Training(probe, train, without_activations(val), like.evaluators, settings).epochs():
         pass
     return probe
 
 
-def leaks(
-    probe: ProbeNetwork, text_only: ProbeNetwork, val: Table, evaluators: Mapping[str, Evaluator]
-) -> list[dict[str, Any]]:
+def leaks(probe: ProbeNetwork, text_only: ProbeNetwork, val: Table) -> list[dict[str, Any]]:
     """What blind probes say of the val prompts: any skill within a prompt is a leak, not foresight.
 
     One was trained on the prompt alone, so its pooled figure is what prompts give without looking at candidates; the
@@ -58,7 +54,7 @@ def leaks(
         for head in blind.config.heads:
             name = head.evaluator
             rewards, valid = val.tensors[f"reward/{name}"].numpy(), val.valid(name).numpy()
-            scores = scores_of(ProbeScorer(blind, name, evaluators), table, blind.config.rungs[-1]).numpy()
+            scores = scores_of(ProbeScorer(blind, name), table, blind.config.rungs[-1]).numpy()
             per_prompt = within_prompt_spearman(scores, rewards, valid).per_prompt
             line = {"check": check, "evaluator": name, **verdict(per_prompt, valid.shape[1], check)}
             found.append(line | {"pooled_spearman": pooled_spearman(scores, rewards, valid)})
@@ -78,13 +74,11 @@ def verdict(per_prompt: Floats, n: int, check: str) -> dict[str, Any]:
     return {"spearman": round(mean, 4), "standard_error": round(error, 4), "leak": bool(leak)}
 
 
-def fuse(
-    probe: ProbeNetwork, val: Table, test: Table, evaluators: Mapping[str, Evaluator]
-) -> tuple[tuple[Fusion, ...], list[dict[str, Any]]]:
+def fuse(probe: ProbeNetwork, val: Table, test: Table) -> tuple[tuple[Fusion, ...], list[dict[str, Any]]]:
     """Fusions with judged previews, where there are any, fitted on val; and whether they help, measured on test."""
     fusions, found = [], []
     for head in probe.config.heads:
-        scorer = ProbeScorer(probe, head.evaluator, evaluators)
+        scorer = ProbeScorer(probe, head.evaluator)
         for rung in probe.config.rungs:
             name = f"preview/{head.evaluator}/{rung:g}"
             if name not in val.tensors:

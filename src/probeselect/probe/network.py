@@ -8,7 +8,6 @@ extract from the finished picture, which the evaluator's own formula then scores
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +16,7 @@ from torch.nn import functional as F
 from probeselect.core.description import Description
 from probeselect.core.errors import UsageError
 from probeselect.core.stage import Stage
+from probeselect.evaluators.base import Evaluator
 from probeselect.probe.config import NORM_GROUPS, RUNG_TOLERANCE, Head, ProbeConfig, module_name
 from probeselect.probe.maps import orthonormal, project, sinusoid, to_grid
 
@@ -77,6 +77,7 @@ class ProbeNetwork(nn.Module):
         """bases: [P, C] that each tap is projected by; None: random ones, always the same."""
         super().__init__()
         self.config = config
+        self.evaluators: dict[str, Evaluator] = {}  # whose formulas score predicted features; others are loaded by name
         self.condition_width = 2 * config.width
         if bases is None:
             sizes = zip(config.projected_channels, config.tap_channels, strict=True)
@@ -164,18 +165,15 @@ class ProbeNetwork(nn.Module):
         rungs = torch.full((len(stage.candidates),), float(stage.rung), device=device)
         return self.encode(maps, rungs, None if text is None else text.to(device))
 
-    def formula(self, head: str, known: Mapping[str, Any] | None = None) -> Any:
-        """The evaluator whose formula scores predicted features, `known` or loaded once; None for a scalar head."""
+    def formula(self, head: str) -> Evaluator | None:
+        """The evaluator whose formula scores predicted features, loaded once; None for a scalar head."""
         if self._row(head)[1].kind == "scalar":
             return None
-        if known and head in known:
-            return known[head]
         from probeselect.evaluators.table import load_evaluator
 
-        loaded = self.__dict__.setdefault("_evaluators", {})
-        if head not in loaded:
-            loaded[head] = load_evaluator(head, device=next(self.parameters()).device)
-        return loaded[head]
+        if head not in self.evaluators:
+            self.evaluators[head] = load_evaluator(head, device=next(self.parameters()).device)
+        return self.evaluators[head]
 
     def check_fits(self, other: Description) -> None:
         """Refuse a backbone, or data of one, that the probe was not made for, saying what differs."""

@@ -3,7 +3,6 @@
 Knows one batch of groups; does not know epochs, optimizers or files.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -12,8 +11,6 @@ from torch import Tensor, nn
 
 from probeselect.core.errors import UsageError
 from probeselect.data.table import Table
-from probeselect.evaluators.base import Evaluator
-from probeselect.probe.config import Head
 from probeselect.probe.losses import (
     feature_distillation,
     info_nce,
@@ -62,12 +59,11 @@ class Objective(nn.Module):
         self,
         probe: ProbeNetwork,
         table: Table,
-        evaluators: Mapping[str, Evaluator],
         weights: Weights,
         bf16: bool = False,
     ) -> None:
         super().__init__()
-        self.probe, self.table, self.evaluators, self.weights, self.bf16 = probe, table, evaluators, weights, bf16
+        self.probe, self.table, self.weights, self.bf16 = probe, table, weights, bf16
         self.valid = {head.evaluator: table.valid(head.evaluator) for head in probe.config.heads}  # [G, N]
         self.rewards = {name: table.tensors[f"reward/{name}"] for name in self.valid}
         self.spread = {name: within_prompt_spread(self.rewards[name], mask) for name, mask in self.valid.items()}
@@ -88,7 +84,7 @@ class Objective(nn.Module):
             encoded, condition = self.probe.encode_stage(stage)
         encoded, condition = encoded.float(), condition.float()
         losses = [
-            self._head_loss(head, encoded, condition, stage.prompts, own, temperature, margin)
+            self._head_loss(head.evaluator, encoded, condition, stage.prompts, own, temperature, margin)
             for head in self.probe.config.heads
         ]
         loss = torch.stack(losses).mean()
@@ -102,7 +98,7 @@ class Objective(nn.Module):
 
     def _head_loss(
         self,
-        head: Head,
+        name: str,
         encoded: Tensor,
         condition: Tensor,
         prompts: list[str],
@@ -110,15 +106,15 @@ class Objective(nn.Module):
         temperature: float,
         margin: float,
     ) -> Tensor:
-        name, device = head.evaluator, encoded.device
+        device = encoded.device
         predicted = self.probe.predict(encoded, condition, name)
         valid, rewards = self.valid[name][rows].to(device), self.rewards[name][rows].to(device)  # [R, N]
         loss = torch.zeros((), device=device)
-        if head.kind == "features":
+        if (formula := self.probe.formula(name)) is not None:
             if self.weights.distillation:
                 target = self.table.tensors[f"features/{name}"][rows].flatten(0, 1).float().to(device)
-                loss = loss + self.weights.distillation * self._distance(head, predicted, target, valid)
-            scores = self.evaluators[name].score(predicted, prompts).view(valid.shape) / self.spread[name]
+                loss = loss + self.weights.distillation * self._distance(name, predicted, target, valid)
+            scores = formula.score(predicted, prompts).view(valid.shape) / self.spread[name]
         else:
             scores = predicted.view(valid.shape)
         if self.weights.ranking:
@@ -128,16 +124,16 @@ class Objective(nn.Module):
             )
         return loss
 
-    def _distance(self, head: Head, predicted: Tensor, target: Tensor, valid: Tensor) -> Tensor:
+    def _distance(self, name: str, predicted: Tensor, target: Tensor, valid: Tensor) -> Tensor:
         """By the evaluator's own measure, else the mean square in units of each feature's spread; [N] to a mean."""
         keep = valid.flatten() & target.flatten(1).isfinite().all(1)
-        own = getattr(self.evaluators[head.evaluator], "feature_distance", None)
+        own = getattr(self.probe.formula(name), "feature_distance", None)
         if not keep.any():
             return predicted.sum() * 0
         if own is not None:
             mean: Tensor = own(predicted[keep], target[keep]).mean()
             return mean
-        ours, theirs = (self.probe.in_units(f[keep], head.evaluator)[None] for f in (predicted, target))
+        ours, theirs = (self.probe.in_units(f[keep], name)[None] for f in (predicted, target))
         return feature_distillation(ours, theirs, torch.ones(ours.shape[:2], dtype=torch.bool, device=ours.device))
 
 

@@ -7,32 +7,22 @@ from torch import Tensor
 
 from probeselect.core.errors import UsageError
 from probeselect.core.stage import Stage
-from probeselect.evaluators.base import Evaluator, check_prompts
+from probeselect.evaluators.base import check_prompts
 from probeselect.probe.network import ProbeNetwork
 
 
 class ProbeScorer:
-    """What a probe predicts for one of its evaluators.
-
-    head: the evaluator; None: the probe's first. known: evaluators whose formula may score predicted features; others
-    are loaded by name. Raises UsageError for an evaluator that the probe does not predict.
-    """
+    """What a probe predicts for one of its evaluators, `head`; None: its first. Raises UsageError for any other."""
 
     previews = False
 
-    def __init__(
-        self,
-        probe: ProbeNetwork,
-        head: str | None = None,
-        known: Mapping[str, Evaluator] | None = None,
-        name: str = "probe",
-    ) -> None:
+    def __init__(self, probe: ProbeNetwork, head: str | None = None, name: str = "probe") -> None:
         self.probe, self.name, self.taps = probe, name, probe.config.taps
         self.head = head or probe.config.default_head
         heads = [each.evaluator for each in probe.config.heads]
         if self.head not in heads:
             raise UsageError(f"probe {name}: predicts {', '.join(heads)}, not {self.head}")
-        self.formula: Evaluator | None = probe.formula(self.head, known)
+        self.formula = probe.formula(self.head)
 
     def check_prompts(self, prompts: Sequence[str]) -> None:
         check_prompts(self.formula, prompts)

@@ -19,9 +19,9 @@ from safetensors.torch import load, save
 
 from probeselect.core.errors import UsageError
 from probeselect.core.metrics import figures
-from probeselect.data.dataset import Dataset
+from probeselect.data.dataset import Dataset, scores_of
 from probeselect.data.sealed import canonical_json, sweep, write_file
-from probeselect.data.table import Table, scores_of
+from probeselect.data.table import Table
 from probeselect.evaluators.base import Evaluator
 from probeselect.probe.card import card
 from probeselect.probe.checks import fuse, leaks, text_only_probe
@@ -83,7 +83,7 @@ class TrainRun:
 
         Raises UsageError for a dataset that lacks what the job wants, or a folder with another job's state.
         """
-        self.job, self.evaluators, self.rank = job, evaluators, rank
+        self.job, self.rank = job, rank
         self.dataset = Dataset(job.folder)
         self.parts = split_table(self.dataset.table(job.evaluators), job.val_share, job.test_share)
         rungs = job.rungs or self.dataset.rungs
@@ -162,7 +162,7 @@ class TrainRun:
 
     def finish(self, command: str) -> dict[str, Any]:
         """Write the best probe with its card; return the report. The test prompts are looked at here, once."""
-        fusions, fused = fuse(self.probe, self.judged_by, self.parts.get("test", self.judged_by), self.evaluators)
+        fusions, fused = fuse(self.probe, self.judged_by, self.parts.get("test", self.judged_by))
         report: dict[str, Any] = {
             "epochs": len(self.history),
             "prompts": {name: len(table) for name, table in self.parts.items()},
@@ -191,14 +191,12 @@ class TrainRun:
         return rows
 
     def _figures(self, table: Table, head: Head, rung: float) -> dict[str, Any]:
-        scores = scores_of(ProbeScorer(self.probe, head.evaluator, self.evaluators), table, rung).numpy()
+        scores = scores_of(ProbeScorer(self.probe, head.evaluator), table, rung).numpy()
         return figures(scores, table.tensors[f"reward/{head.evaluator}"].numpy(), table.valid(head.evaluator).numpy())
 
     def _leaks(self) -> list[dict[str, Any]]:
-        blind = text_only_probe(
-            self.probe, self.parts["train"], self.judged_by, self.evaluators, self.job.settings, self.job.device
-        )
-        return leaks(self.probe, blind, self.judged_by, self.evaluators)
+        blind = text_only_probe(self.probe, self.parts["train"], self.judged_by, self.job.settings, self.job.device)
+        return leaks(self.probe, blind, self.judged_by)
 
 
 def _line(epoch: Epoch) -> LogLine:

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 from probeselect.core.errors import UsageError
 from probeselect.core.metrics import gain_share, within_prompt_spearman
-from probeselect.data.table import Table, scores_of
+from probeselect.data.dataset import scores_of
+from probeselect.data.table import Table
 from probeselect.evaluators.base import Evaluator
 from probeselect.probe.losses import annealed
 from probeselect.probe.network import ProbeNetwork
@@ -89,9 +90,10 @@ class Training:
         world: int = 1,
     ) -> None:
         torch.manual_seed(settings.seed)
-        self.probe, self.train, self.val, self.evaluators, self.settings = probe, train, val, evaluators, settings
+        probe.evaluators.update(evaluators)
+        self.probe, self.train, self.val, self.settings = probe, train, val, settings
         self.rank, self.world = rank, world
-        self.objective = Objective(probe, train, evaluators, settings.weights, settings.bf16)
+        self.objective = Objective(probe, train, settings.weights, settings.bf16)
         self.objective.to(next(probe.parameters()).device)
         self.optimizer = torch.optim.AdamW(
             self.objective.parameters(), settings.rate, weight_decay=settings.weight_decay
@@ -176,7 +178,7 @@ class Training:
         for head in self.probe.config.heads:
             rewards = self.val.tensors[f"reward/{head.evaluator}"].numpy()
             valid = self.val.valid(head.evaluator).numpy()
-            scorer = ProbeScorer(self.probe, head.evaluator, self.evaluators)
+            scorer = ProbeScorer(self.probe, head.evaluator)
             for rung in self.probe.config.rungs:
                 scores = scores_of(scorer, self.val, rung).numpy()
                 spearman = within_prompt_spearman(scores, rewards, valid).mean

@@ -34,7 +34,6 @@ class Context:
     evaluator_device: str | torch.device | None = None  # None: the same
     evaluator_dtype: str | torch.dtype | None = None  # None: float32
     probes: Mapping[str, Probe] = field(default_factory=dict)  # by name, loaded before
-    evaluators: Mapping[str, Evaluator] = field(default_factory=dict)  # likewise
 
     def probe(self, name: str) -> Probe:
         """One of `probes`, the probe that ships for the backbone, or the one in a folder or on the hub."""
@@ -43,9 +42,7 @@ class Context:
         return load_probe(shipped_probe(name, self.model) or name).to(self.device)
 
     def evaluator(self, text: str) -> Evaluator:
-        """One of `evaluators`, or "NAME[=FOLDER]" of the table."""
-        if text in self.evaluators:
-            return self.evaluators[text]
+        """The evaluator "NAME[=FOLDER]"."""
         name, weights = parse_evaluator(text)
         return load_evaluator(name, weights, self.evaluator_device or self.device, dtype_named(self.evaluator_dtype))
 

@@ -35,7 +35,7 @@ def _preview(evaluator: str, context: Context) -> PreviewScorer:
 def _probe(name: str, context: Context) -> ProbeScorer:
     probe = context.probe(name)
     probe.check_fits(context.about)
-    scorer = ProbeScorer(probe, context.head, context.evaluators, name)
+    scorer = ProbeScorer(probe, context.head, name)
     for tap in scorer.taps:
         context.check_tap(tap)
     scorer.check_bases(context.bases)

@@ -12,11 +12,10 @@ from probeselect.core.metrics import (
     bootstrap_interval,
     deviations,
     expected_best_of,
+    figures,
     gain_share,
     ndcg,
     pooled_spearman,
-    regret,
-    top1_hit,
     top_k_hit,
     within_prompt_kendall,
     within_prompt_spearman,
@@ -87,8 +86,9 @@ def test_choice_metrics(table: Table) -> None:
     best = [max(r) for _, r in rows]
     average = [sum(r) / len(r) for _, r in rows]
     hits = [np.mean([y == b for y in rewards]) for rewards, b in zip(first, best, strict=True)]
-    assert top1_hit(*table) == pytest.approx(np.mean(hits))
-    assert regret(*table) == pytest.approx(np.mean(best) - np.mean(chosen))
+    scores, rewards, valid = table
+    assert top_k_hit(scores, rewards, 1, valid) == pytest.approx(np.mean(hits))
+    assert figures(*table).regret == pytest.approx(np.mean(best) - np.mean(chosen))
     share = (np.mean(chosen) - np.mean(average)) / (np.mean(best) - np.mean(average))
     assert gain_share(*table) == pytest.approx(share)
 
@@ -96,7 +96,7 @@ def test_choice_metrics(table: Table) -> None:
 def test_a_perfect_scorer() -> None:
     rewards = np.random.default_rng(1).normal(size=(20, 4))
     assert within_prompt_spearman(rewards, rewards).mean == pytest.approx(1)
-    assert (top1_hit(rewards, rewards), regret(rewards, rewards)) == (1, 0)
+    assert (top_k_hit(rewards, rewards, 1), figures(rewards, rewards).regret) == (1, 0)
     assert gain_share(rewards, rewards) == 1
     assert gain_share(-rewards, rewards) < 0
     assert within_prompt_spearman(-rewards, rewards).mean == pytest.approx(-1)
@@ -106,7 +106,7 @@ def test_a_scorer_that_says_nothing_is_worth_nothing() -> None:
     rewards = np.sort(np.random.default_rng(1).normal(size=(20, 4)))  # the order of the candidates would tell
     silent = np.zeros_like(rewards)
     assert gain_share(silent, rewards) == pytest.approx(0)
-    assert top1_hit(silent, rewards) == 0.25
+    assert top_k_hit(silent, rewards, 1) == 0.25
 
 
 @pytest.mark.parametrize("n", [1, 2, 3, 6])
@@ -132,8 +132,9 @@ def test_without_any_choice_every_figure_is_undefined() -> None:
     one, none = np.ones((3, 1)), np.zeros((3, 4), dtype=bool)
     for scores, valid in ((one, None), (np.full((3, 4), np.nan), none)):
         assert math.isnan(within_prompt_spearman(scores, scores, valid).mean)
-        for metric in (top1_hit, regret, gain_share, pooled_spearman):
+        for metric in (gain_share, pooled_spearman):
             assert math.isnan(metric(scores, scores, valid))
+        assert math.isnan(top_k_hit(scores, scores, 1, valid)) and math.isnan(figures(scores, scores, valid).regret)
     assert math.isnan(expected_best_of(2, one))
     assert expected_best_of(1, one) == 1
     assert math.isnan(gain_share(np.eye(3), np.ones((3, 3))))  # nothing to gain
@@ -210,8 +211,6 @@ def test_top_k_hit_is_the_mean_over_all_orders_of_ties(table: Table, k: int) -> 
         expected.append(np.mean([max(r[i] for i in order[:k]) == max(r) for order in orders]))
     scores, rewards, valid = table
     assert top_k_hit(scores, rewards, k, valid) == pytest.approx(np.mean(expected))
-    if k == 1:
-        assert top_k_hit(scores, rewards, 1, valid) == pytest.approx(top1_hit(scores, rewards, valid))
 
 
 def test_top_k_needs_a_k(table: Table) -> None:

@@ -14,8 +14,8 @@ from tiny import tiny_sd
 
 from probeselect.backbones.loading import load_backbone
 from probeselect.core.errors import UsageError
-from probeselect.core.judged import Judged, Scorer
 from probeselect.core.metrics import expected_best_of
+from probeselect.core.score_table import ScorerScores, ScoreTable
 from probeselect.evaluation.timing import read_timing
 from probeselect.policies.plan_file import load_plan
 from probeselect.policies.planner import Planner, halves, plan_for
@@ -49,7 +49,7 @@ def test_a_blind_scorer_leaves_best_of_n():
     scores = {step: noise_like(rewards, step) for step in (1, 5, 9)}
     found = search(Space((1, 5, 9), 20, 1, 60, 0.0, 30), drawn(scores, rewards))
     assert found.plan.n == found.plan.keep[-1] == 3 and found.plan.rows == 60
-    worth = replay(found.plan, scores, rewards, draws=3000).mean
+    worth = replay(found.plan, scores, rewards, draws=3000).mean()
     assert worth == pytest.approx(expected_best_of(3, rewards), abs=0.02)
 
 
@@ -64,9 +64,9 @@ def test_the_search_finds_what_trying_everything_finds():
                 for n in range(keep[0], 6):
                     plan = FixedPlan(n, 1, steps, keep, total)
                     if plan.rows <= budget:
-                        best = max(best, replay(plan, scores, rewards).mean)
+                        best = max(best, replay(plan, scores, rewards).mean())
     found = search(Space((0, 1, 3), total, 1, budget, 0.0, 5), drawn(scores, rewards))
-    assert replay(found.plan, scores, rewards).mean == pytest.approx(best, abs=1e-6)
+    assert replay(found.plan, scores, rewards).mean() == pytest.approx(best, abs=1e-6)
 
 
 def noisy_table(total=20, prompts=60, n=40):
@@ -106,7 +106,7 @@ def test_many_draws_come_to_the_replay():
     scores, rewards = noisy_table(prompts=20, n=12)
     plan = FixedPlan(6, 2, (2, 7), (4, 3), 20)
     assert earned(plan, drawn(scores, rewards)(2000)) == pytest.approx(
-        replay(plan, scores, rewards, draws=2000).mean, abs=0.02
+        replay(plan, scores, rewards, draws=2000).mean(), abs=0.02
     )
 
 
@@ -135,20 +135,20 @@ def test_best_of_rows_by_every_draw():
     assert np.isnan(best_of_rows(9, 10, rewards, valid)).all()
 
 
-def judged(prompts=60, n=40) -> Judged:
+def score_table(prompts=60, n=40) -> ScoreTable:
     scores, rewards = noisy_table(prompts=prompts, n=n)
-    return Judged("taste", rewards, np.ones(rewards.shape, dtype=bool), 20, [Scorer("seer", scores)])
+    return ScoreTable("taste", rewards, np.ones(rewards.shape, dtype=bool), 20, [ScorerScores("seer", scores)])
 
 
-def planner_of(case: Judged, **options) -> Planner:
+def planner_of(case: ScoreTable, **options) -> Planner:
     return Planner(case, case.scorers[0], *halves(len(case.rewards)), **options)
 
 
 def test_the_report_is_of_prompts_that_were_not_planned_on():
     """Rewards of the planning prompts are raised by ten: none of it is in what is promised."""
-    case = judged()
+    case = score_table()
     raised = case.rewards + np.where(np.arange(60) % 2 == 0, 10, 0)[:, None]
-    plan = plan_for(planner_of(Judged("taste", raised, case.valid, 20, case.scorers)), 60)
+    plan = plan_for(planner_of(ScoreTable("taste", raised, case.valid, 20, case.scorers)), 60)
     assert plan.planned > 10 > 3 > plan.expected and plan.prompts == {"planning": 30, "report": 30}
     low, high = plan.interval
     assert low < plan.expected < high
@@ -162,7 +162,7 @@ def test_the_report_is_of_prompts_that_were_not_planned_on():
 @pytest.mark.parametrize("adaptive", [False, True])
 @pytest.mark.parametrize("k", [1, 2])
 def test_more_candidates_than_the_table_has_are_not_promised(adaptive, k):
-    plan = plan_for(planner_of(judged(n=5), k=k), 5000, adaptive)
+    plan = plan_for(planner_of(score_table(n=5), k=k), 5000, adaptive)
     assert plan.n <= 5 and plan.budget == 100 and plan.cost <= 100 and plan.k == k
     assert "5 candidates a prompt take no more than 100 rows" in plan.notes[0]
 
@@ -271,8 +271,8 @@ def test_a_dataset_is_planned_by_the_scorer_that_is_named(tmp_path, capsys):
     assert fields["prompts"] == {"planning": 2, "report": 2} and fields["cost"] <= 8
     assert json.loads(run(*given, "--scorer", "random", capsys=capsys))["scorer"] == "random"
     error = run(*given, "--scorer", "taste", expect=2, capsys=capsys)
-    assert "--scorer 'taste': there are the scores of preview:redness, random" in error
-    assert "--evaluator 'taste': name one" in run(*given, "--evaluator", "taste", expect=2, capsys=capsys)
+    assert "scorer 'taste': there are the scores of preview:redness, random" in error
+    assert "evaluator 'taste': name one" in run(*given, "--evaluator", "taste", expect=2, capsys=capsys)
     assert "--rewards: is for score tables" in run(*given, "--rewards", "x.npz", expect=2, capsys=capsys)
 
 

@@ -11,15 +11,24 @@ from html.parser import HTMLParser
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 from test_train_job import SETTINGS, Brightness, planted, run
 
 from probeselect.cli import main
-from probeselect.core.judged import Scorer
+from probeselect.core.errors import UsageError
+from probeselect.core.rungs import rung_of, step_at
+from probeselect.core.score_table import ScorerScores, ScoreTable
 from probeselect.data.dataset import Dataset
-from probeselect.evaluation.charts import charts
-from probeselect.evaluation.figures import evaluate
-from probeselect.evaluation.inputs import leaks_of, of_score_tables, of_table, prompts_not_seen, table_of
+from probeselect.data.score_table import read_score_table
+from probeselect.evaluation.charts import charts, more_candidates, reward_against_compute
+from probeselect.evaluation.evaluate import evaluate
+from probeselect.evaluation.inputs import leaks_of, of_table
 from probeselect.evaluation.page import findings, page
+from probeselect.evaluation.plan import plan
+from probeselect.evaluation.report import report_of
+from probeselect.evaluation.sources import groups_of, prompts_not_seen
+from probeselect.evaluation.timing import Timing
+from probeselect.policies.plans import FixedPlan
 from probeselect.probe.files import load_probe, save_probe
 from probeselect.probe.splits import digest_of, read_seen
 from probeselect.probe.train_job import TrainJob
@@ -81,10 +90,38 @@ def test_the_page_asks_nobody_and_runs_only_its_own_script(table, tmp_path, monk
     assert not [name for name in attributes.found if name == "style" or name.startswith("on")]
 
 
+@pytest.mark.parametrize("total", [7, 20, 28, 30, 33, 50])
+def test_every_curve_is_drawn_whatever_the_number_of_steps(total):
+    """Of few or odd numbers of steps the rung nearest to 20 % is not at 20 %: 21 % of 28 steps, 14 % of 7."""
+    draw = np.random.default_rng(0)
+    rewards = draw.standard_normal((6, 10))
+    steps = {step_at(rung, total) for rung in (0.2, 0.25, 0.5)}
+    scorers = [
+        ScorerScores(name, {step: rewards + draw.standard_normal(rewards.shape) for step in sorted(steps)})
+        for name in ("one", "two")
+    ]
+    report = report_of(ScoreTable("e", rewards, np.ones(rewards.shape, dtype=bool), total, scorers))
+    at = f"{100 * rung_of(step_at(0.2, total), total):.0f} %"
+    whose = [f"n -> 1 at {at}", "5 -> 1 at each step", "8 -> 4 -> 2"]
+    curves = {
+        "best of n",
+        f"oracle: n -> 1 at {at}",
+        *(f"{name}: {curve}" for name in ("one", "two") for curve in whose),
+    }
+    axes = Figure().subplots()
+    reward_against_compute(axes, report)
+    drawn = {line.get_label(): len(line.get_xdata()) for line in axes.lines}
+    assert drawn.keys() == curves
+    assert all(drawn[name] >= 6 for name in curves if "n -> 1" in name)
+    axes = Figure().subplots()
+    more_candidates(axes, report)
+    assert [len(line.get_xdata()) for line in axes.lines] == [8, 7, 7]  # n from 1 to 10, and from 2
+
+
 def test_what_is_hostile_in_the_data_is_escaped(table):
-    judged = of_score_tables({"seer": table})
-    judged = replace(judged, evaluator=HOSTILE, scorers=[Scorer(HOSTILE, judged.scorers[0].scores)])
-    report = evaluate(judged) | {"faults": [HOSTILE]}
+    judged = read_score_table(table)
+    judged = replace(judged, evaluator=HOSTILE, scorers=[ScorerScores(HOSTILE, judged.scorers[0].scores)])
+    report = replace(report_of(judged), faults=[HOSTILE])
     html = page(report, charts(report), "t")
     assert HOSTILE not in html and html.count("&lt;/script&gt;") > 3
     assert all(HOSTILE in line for line in list(findings(report))[1:])
@@ -195,19 +232,19 @@ def test_a_network_of_ones_own_measures_distances(trained, tmp_path, monkeypatch
     assert rows[-1]["kept_by"] == "best of all" and rows[-1]["fid"] > 0.01 and rows[-1]["pictures"] == 60
     with pytest.raises(SystemExit):
         said(monkeypatch, capsys, data, "--network", "darkness", "--out", out)
-    assert "--network 'darkness': neither MODULE:NAME nor an evaluator" in capsys.readouterr().err
+    assert "network 'darkness': neither MODULE:NAME nor an evaluator" in capsys.readouterr().err
 
 
 def test_a_probe_that_is_told_too_much_is_named(trained):
     """Planted: rewards are one place off, so that another candidate's activations tell of this one."""
     data, probe = Dataset(trained[0]), load_probe(trained[1])
-    table = table_of(data, "brightness")
+    table = groups_of(data, "brightness")
     rolled = {n: v.roll(1, 1) for n, v in table.tensors.items() if n.startswith("reward/")}
     shifted = replace(table, tensors=table.tensors | rolled)
     judged = of_table(data, shifted, "brightness", {"mine": probe})
     leaks = leaks_of(judged, shifted, {"mine": probe})
-    assert all(leak["leak"] for leak in leaks) and len(leaks) == 2
-    assert "something leaks" in " ".join(evaluate(judged, leaks=leaks)["faults"])
+    assert all(leak.leak for leak in leaks) and len(leaks) == 2
+    assert "something leaks" in " ".join(report_of(judged, leaks=leaks).faults)
 
 
 def test_a_probe_that_reads_other_maps_is_refused_in_a_line(trained, tmp_path, monkeypatch, capsys):
@@ -219,7 +256,7 @@ def test_a_probe_that_reads_other_maps_is_refused_in_a_line(trained, tmp_path, m
     fewer = lambda dataset, tap: whole(dataset, tap)[:1]  # noqa: E731
     for folder, projection, says in [
         (tmp_path / "other", whole, "were projected by another basis than probe other reads"),
-        (probe, fewer, "hold 1 channels of tap, and probe mine reads 5; collect with --map-channels 5"),
+        (probe, fewer, "holds 1 channels of tap, and probe mine reads 5; collect with map_channels = 5"),
     ]:
         monkeypatch.setattr(Dataset, "projection", projection)
         with pytest.raises(SystemExit):
@@ -233,16 +270,55 @@ def test_two_probes_of_one_name_are_refused(trained, tmp_path, monkeypatch, caps
     with pytest.raises(SystemExit):
         said(monkeypatch, capsys, data, "--probe", probe, "--probe", probe, "--out", tmp_path / "report")
     assert "--probe 'mine': given twice" in capsys.readouterr().err
+    with pytest.raises(UsageError, match="scorers: 2 of 1 names"):
+        evaluate(data, [probe, probe])
+
+
+def test_a_report_is_a_call_away(trained, table, monkeypatch):
+    """The library's own words for what the commands do: a dataset and probes, or score tables; nothing is written."""
+    data, probe = trained
+    told = []
+    report = evaluate(Dataset(data), {"a": probe, "b": load_probe(probe)}, network=mean_colour, watch=told.append)
+    assert {"a", "b", "fusion:a", "text only"} <= set(report.scorers) and "a at 20%" in told and not report.sheets
+    assert "b: does not say what it was trained on" in report.notes
+    assert report.distances[0].network == "mean_colour"
+    by_file, by_name = evaluate(table), evaluate({"seer": str(table), "late": table.with_name("late.npz")})
+    assert by_file.scorers == ["seer"] and by_name.scorers == ["seer", "late"]
+    assert evaluate(read_score_table(table)).to_json() == by_file.to_json()
+    found = plan(table, 12, timing=Timing(0.1, {"mine": 0.05}))
+    assert found.scoring_cost == 0.5 and found.cost <= 12 and isinstance(found.plan(), FixedPlan)
+    assert plan({"seer": table, "late": table.with_name("late.npz")}, 12, scorer="late").scorer == "late"
+    assert plan(data, 30, [probe]).scorer == "mine"
+
+
+def mean_colour(pictures):
+    return pictures.float().mean((2, 3)) / 255
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        ({"scorers": ["x"]}, "scorers and evaluator: need a dataset"),
+        ({"evaluator": "x"}, "scorers and evaluator: need a dataset"),
+        ({"network": "x"}, "network: needs a dataset"),
+        ({"rewards": "none.npz"}, "there is no such file"),
+    ],
+)
+def test_arguments_that_do_not_go_together_are_named(table, arguments, says):
+    with pytest.raises(UsageError, match=says):
+        evaluate(table, **arguments)
+    with pytest.raises(UsageError, match="rewards: are for files of scores"):
+        evaluate(read_score_table(table), rewards="x.npz")
 
 
 def test_a_preview_that_was_not_judged_counts_nowhere(trained):
     """Its candidate is left out for every scorer, so that they are judged by the same ones."""
     data, probe = Dataset(trained[0]), trained[1]
-    whole = table_of(data, "brightness")
+    whole = groups_of(data, "brightness")
     whole.tensors["preview/brightness/0.4"][2, 1] = float("nan")
     judged = of_table(data, whole, "brightness", {"mine": load_probe(probe)})
     assert not judged.valid[2, 1] and judged.valid.sum() == judged.valid.size - 1
-    assert evaluate(judged)["candidates"] == judged.valid.size - 1
+    assert report_of(judged).candidates == judged.valid.size - 1
 
 
 def test_a_probe_that_does_not_say_what_it_has_seen_is_named(trained):
@@ -252,6 +328,6 @@ def test_a_probe_that_does_not_say_what_it_has_seen_is_named(trained):
     more = frozenset(read_seen(probe)) | {digest_of("prompt 3"), "0" * 16}
     unseen, faults, _ = prompts_not_seen(data, {"mine": more}, {"mine": {}})
     assert "prompt 3" not in unseen and len(faults) == 1
-    judged = of_table(data, table_of(data, "brightness", unseen[:10]), "brightness", {"mine": load_probe(probe)})
+    judged = of_table(data, groups_of(data, "brightness", unseen[:10]), "brightness", {"mine": load_probe(probe)})
     assert judged.rewards.shape == (10, 4) and judged.total_steps == 20
     assert list(judged.prompts) == sorted(unseen[:10], key=lambda text: int(text.split()[1]))

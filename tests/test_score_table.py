@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from probeselect.core.errors import UsageError
-from probeselect.data.score_table import read_score_table
+from probeselect.data.score_table import read_score_table, read_score_tables
 
 
 def written(path, score, steps=None, **more):
@@ -17,12 +17,10 @@ def written(path, score, steps=None, **more):
 def test_the_last_row_is_the_reward(tmp_path):
     score = np.random.default_rng(0).standard_normal((4, 3, 5)).astype(np.float16)
     table = read_score_table(written(tmp_path / "flux.npz", score, np.array([1, 3, 5, 19])))
-    assert (table.name, table.steps, table.total_steps) == ("flux", (1, 3, 5), 20) and table.valid.all()
+    (scorer,) = table.scorers
+    assert (scorer.name, [*scorer.scores], table.total_steps) == ("flux", [1, 3, 5], 20) and table.valid.all()
     np.testing.assert_array_equal(table.rewards, score[3])
-    np.testing.assert_array_equal(table.after(3), score[1])
-    with pytest.raises(UsageError, match=r"flux: holds no scores after step 4, only after 1, 3, 5"):
-        table.after(4)
-    assert table.prompts(np.array([2, 0])).rewards[0].tolist() == score[3, 2].tolist()
+    np.testing.assert_array_equal(scorer.scores[3], score[1])
 
 
 def test_rewards_may_come_from_another_file(tmp_path):
@@ -30,7 +28,7 @@ def test_rewards_may_come_from_another_file(tmp_path):
     whole = written(tmp_path / "base.npz", draw.standard_normal((6, 3, 5)))
     early = written(tmp_path / "early.npz", draw.standard_normal((3, 3, 5)))
     table = read_score_table(early, whole)
-    assert table.steps == (0, 1, 2) and table.total_steps == 6
+    assert [*table.scorers[0].scores] == [0, 1, 2] and table.total_steps == 6 and table.evaluator == "base"
     np.testing.assert_array_equal(table.rewards, np.load(whole)["score"][-1])
     with pytest.raises(UsageError, match=r"early\.npz: \(3, 5\) prompts and candidates, .*other\.npz has \(3, 4\)"):
         read_score_table(early, written(tmp_path / "other.npz", np.zeros((6, 3, 4))))
@@ -40,7 +38,22 @@ def test_rewards_may_come_from_another_file(tmp_path):
         UsageError, match=r"else\.npz: its finished pictures got other rewards than those of .*base\.npz"
     ):
         read_score_table(written(tmp_path / "else.npz", draw.standard_normal((6, 3, 5))), whole)
-    assert read_score_table(whole, whole).steps == read_score_table(whole).steps == (0, 1, 2, 3, 4)
+    for table in (read_score_table(whole, whole), read_score_table(whole)):
+        assert [*table.scorers[0].scores] == [0, 1, 2, 3, 4]
+
+
+def test_several_files_are_one_table_of_the_candidates_that_all_have(tmp_path):
+    draw = np.random.default_rng(0)
+    score = draw.standard_normal((6, 3, 5))
+    whole = written(tmp_path / "base.npz", score)
+    early = draw.standard_normal((3, 3, 5))
+    early[1, 2, 4] = np.nan
+    table = read_score_tables({"plain": whole, "mine": written(tmp_path / "early.npz", early)})
+    assert [each.name for each in table.scorers] == ["plain", "mine"] and table.evaluator == "base"
+    assert table.valid.sum() == 14 and not table.valid[2, 4]
+    np.testing.assert_array_equal(table.scorers[1].scores[2], early[2])
+    with pytest.raises(UsageError, match="give at least one file"):
+        read_score_tables({})
 
 
 def test_repeated_candidates_count_once_and_what_is_not_finite_not_at_all(tmp_path):

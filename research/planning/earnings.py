@@ -18,8 +18,8 @@ from typing import Any
 
 import numpy as np
 
-from probeselect.core.judged import Judged
-from probeselect.evaluation.inputs import of_score_tables
+from probeselect.core.score_table import ScoreTable
+from probeselect.data.score_table import read_score_table
 from probeselect.policies.planner import Earnings, Planner, halves, standard_schedules
 from probeselect.policies.search import search, search_at_random
 from probeselect.policies.search_adaptive import search_adaptive
@@ -41,21 +41,21 @@ def main() -> None:
         print("\n".join(told([line for path in given.folder.glob("*.json") for line in json.loads(path.read_text())])))
         return
     paths = [path for path in sorted(given.folder.glob("*.npz")) if given.only in path.stem]
-    tables = {path.stem: judged_of(path) for path in paths}
+    tables = {path.stem: table_of(path) for path in paths}
     budgets = [float(budget) for budget in given.budgets.split(",")]
     lines: list[dict[str, Any]] = []
     for half in range(given.halves + 1):  # the first is even and odd
-        for name, judged in tables.items():
+        for name, table in tables.items():
             began = time.perf_counter()
-            lines += ({"table": name, "half": half, **line} for line in figures(judged, half, budgets))
+            lines += ({"table": name, "half": half, **line} for line in figures(table, half, budgets))
             print(f"half {half}, {name}: {time.perf_counter() - began:.0f} s", file=sys.stderr)
             given.out.write_text(json.dumps(lines, indent=0))
     print("\n".join(told(lines)))
 
 
-def judged_of(path: Path) -> Judged:
+def table_of(path: Path) -> ScoreTable:
     whole = path.with_name(path.name.replace("_naft", "_base"))
-    return of_score_tables({path.stem: path}, None if whole == path else whole)
+    return read_score_table(path, None if whole == path else whole)
 
 
 def split(prompts: int, half: int) -> tuple[Any, Any]:
@@ -65,9 +65,9 @@ def split(prompts: int, half: int) -> tuple[Any, Any]:
     return np.sort(order[: prompts // 2]), np.sort(order[prompts // 2 :])
 
 
-def figures(judged: Judged, half: int, budgets: list[float]) -> Iterator[dict[str, Any]]:
+def figures(table: ScoreTable, half: int, budgets: list[float]) -> Iterator[dict[str, Any]]:
     """Reward and cost of every schedule at every budget; for the adaptive one what others earn at its own cost."""
-    planner = Planner(judged, judged.scorers[0], *split(len(judged.rewards), half))
+    planner = Planner(table, table.scorers[0], *split(len(table.rewards), half))
     fixed: dict[float, float] = {}
     adaptive: dict[float, Earnings] = {}
     standard: dict[str, Earnings] = {}

@@ -14,9 +14,9 @@ from typing import Any
 import msgspec
 from matplotlib.figure import Figure
 
-from probeselect.core.judged import Judged
+from probeselect.core.score_table import ScoreTable
 from probeselect.evaluation.charts import COLOURS, GREY
-from probeselect.evaluation.inputs import of_score_tables
+from probeselect.evaluation.sources import HeldOut, open_source
 from probeselect.policies.planner import Earnings, Planner, halves, outcome_of
 from probeselect.policies.search import search
 from probeselect.policies.search_adaptive import search_adaptive
@@ -31,32 +31,25 @@ def main() -> None:
     parser.add_argument("--budgets", default="30,40,52,66,80,100")
     parser.add_argument("--out", type=Path, default=Path("plans.png"))
     given = parser.parse_args()
-    judged = of_dataset(given.sources[0], given.probe) if given.sources[0].is_dir() else of_tables(given)
-    wanted = given.scorers.split(",") if given.scorers else [s.name for s in judged.scorers if s.name != "random"]
-    lines = curves(judged, wanted, [float(budget) for budget in given.budgets.split(",")])
-    draw(lines, judged.evaluator, given.out)
+    first = given.sources[0]
+    source = first if first.is_dir() else {path.stem: path for path in given.sources}
+    opened = open_source(source, given.probe, "", given.rewards)
+    if isinstance(opened, HeldOut):
+        print("\n".join((*opened.faults, *opened.notes)))
+    table = opened.scores(opened.evaluator) if isinstance(opened, HeldOut) else opened
+    wanted = given.scorers.split(",") if given.scorers else [s.name for s in table.scorers if s.name != "random"]
+    lines = curves(table, wanted, [float(budget) for budget in given.budgets.split(",")])
+    draw(lines, table.evaluator, given.out)
     given.out.with_suffix(".json").write_text(json.dumps(lines, indent=1) + "\n")
 
 
-def of_tables(given: Any) -> Judged:
-    return of_score_tables({path.stem: path for path in given.sources}, given.rewards)
-
-
-def of_dataset(folder: Path, probes: list[str]) -> Judged:
-    from probeselect.commands.plan import judged_of_dataset
-
-    judged, notes = judged_of_dataset(folder, probes, "")
-    print("\n".join(notes))
-    return judged
-
-
-def curves(judged: Judged, scorers: list[str], budgets: list[float]) -> dict[str, list[dict[str, Any]]]:
+def curves(table: ScoreTable, scorers: list[str], budgets: list[float]) -> dict[str, list[dict[str, Any]]]:
     """By name of the line: what each of its plans earns, and for what cost."""
     lines: dict[str, list[Earnings]] = {}
-    for scorer in judged.scorers:
+    for scorer in table.scorers:
         if scorer.name not in scorers:
             continue
-        planner = Planner(judged, scorer, *halves(len(judged.rewards)))
+        planner = Planner(table, scorer, *halves(len(table.rewards)))
         for budget in budgets:
             space = planner.space(budget)
             make = planner.draws(space)

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from probeselect.evaluation.inputs import of_score_tables
+from probeselect.data.score_table import read_score_table
 from probeselect.policies.planner import Planner, halves
 from probeselect.policies.plans import AdaptivePlan, FixedPlan
 from probeselect.policies.search import search
@@ -32,12 +32,12 @@ def main() -> None:
     parser.add_argument("--rewards", type=Path, help="table of the finished pictures, where TABLE.npz has none")
     parser.add_argument("--budget", type=float, default=40, help="rows that plans are made for")
     given = parser.parse_args()
-    judged = of_score_tables({given.table.stem: given.table}, given.rewards)
-    planner = Planner(judged, judged.scorers[0], *halves(len(judged.rewards)))
+    table = read_score_table(given.table, given.rewards)
+    planner = Planner(table, table.scorers[0], *halves(len(table.rewards)))
     space = planner.space(given.budget)
     make = planner.draws(space)
     fixed, adaptive = search(space, make).plan, search_adaptive(space, make).plan
-    known = judged.rewards[planner.planning][judged.valid[planner.planning]]
+    known = table.rewards[planner.planning][table.valid[planner.planning]]
     most = MAX_BUDGETS * given.budget
     print("| target | way | reached | rows | right where it said so |\n|---|---|---|---|---|")
     for share in SHARES:
@@ -54,8 +54,8 @@ def main() -> None:
 
 def draws_of(planner: Planner, steps: tuple[int, ...], most: int) -> Draws:
     tables = {step: planner.scorer.scores[step][planner.report] for step in steps}
-    judged = planner.judged
-    return Draws.at_random(tables, judged.rewards[planner.report], judged.valid[planner.report], most, DRAWS, seed=2)
+    rewards, valid = planner.table.rewards[planner.report], planner.table.valid[planner.report]
+    return Draws.at_random(tables, rewards, valid, most, DRAWS, seed=2)
 
 
 def whole(planner: Planner) -> Any:

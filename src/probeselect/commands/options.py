@@ -1,8 +1,8 @@
 """What the commands share: options, their checks, the progress bars."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 import typer
 
@@ -11,6 +11,7 @@ from probeselect.core.names import DTYPES
 from probeselect.embedded import SHIPPED
 
 Model = Annotated[str, typer.Option(help="embedded, embedded-mmdit, a diffusers folder, or a hub id")]
+T = TypeVar("T")
 Json = Annotated[bool, typer.Option("--json", help="print the result as JSON and nothing else")]
 
 
@@ -80,6 +81,14 @@ def check_scorer(name: str) -> None:
 
     if name.startswith("preview:"):
         parse_evaluator(name.removeprefix("preview:"))
+
+
+def once(named: Sequence[tuple[str, T]], option: str) -> dict[str, T]:
+    """By name. Raises UsageError for a name that comes twice: a report could not tell them apart."""
+    names = [name for name, _ in named]
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise UsageError(f"{option} {twice[0]!r}: given twice; each needs a name of its own")
+    return dict(named)
 
 
 def check_folder(out: Path) -> None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from probeselect.commands.options import Json
+from probeselect.commands.options import Json, once
 from probeselect.commands.registry import command
 from probeselect.core.errors import UsageError
 
@@ -41,36 +41,22 @@ def plan(
     """Search schedules on every second prompt, report on the others, write the best as a plan."""
     if out.is_dir():
         raise UsageError(f"--out {out}: is a folder, must be a file")
-    from probeselect.evaluation.timing import read_timing
+    if source.is_dir() and rewards:
+        raise UsageError("--rewards: is for score tables; a dataset has its own")
+    if not source.is_dir() and (probe or scorer or evaluator):
+        raise UsageError("--probe, --scorer and --evaluator: need a dataset; a score table is one scorer's already")
+    scorers = once([(Path(each).name, each) for each in probe or []], "--probe")
 
-    seconds = read_timing(timing) if timing else None
-    notes: list[str] = []
-    if source.is_dir():
-        if rewards:
-            raise UsageError("--rewards: is for score tables; a dataset has its own")
-        judged, notes = judged_of_dataset(source, probe or [], evaluator)
-    else:
-        if probe or scorer or evaluator:
-            raise UsageError("--probe, --scorer and --evaluator: need a dataset; a score table is one scorer's already")
-        from probeselect.evaluation.inputs import of_score_tables
-
-        judged = of_score_tables({source.stem: source}, rewards)
     import msgspec
 
+    from probeselect.evaluation.plan import plan as plan_for
+    from probeselect.evaluation.timing import read_timing
     from probeselect.policies.plan_file import write_plan
-    from probeselect.policies.planner import Planner, halves, plan_for
 
-    chosen = _chosen(judged, scorer, [Path(each).name for each in probe or []])
-    if seconds and scoring_cost is None:
-        if not source.is_dir() and len(seconds.score) != 1:
-            raise UsageError(f"--timing: runs of {', '.join(seconds.score) or 'no scorer'}; a score table is of one")
-        scoring_cost = seconds.scoring_cost(chosen.name if source.is_dir() else next(iter(seconds.score)))
-    planner = Planner(
-        judged, chosen, *halves(len(judged.rewards)), k=k, scoring_cost=scoring_cost or 0.0,
-        seconds_per_row=seconds.row if seconds else None,
+    found = plan_for(
+        source, budget, scorers, scorer=scorer, k=k, adaptive=adaptive, evaluator=evaluator, rewards=rewards,
+        scoring_cost=scoring_cost, timing=read_timing(timing) if timing else None,
     )  # fmt: skip
-    found = plan_for(planner, budget, adaptive)
-    found = msgspec.structs.replace(found, notes=(*notes, *found.notes))
     write_plan(out, found)
     if as_json:
         print(json.dumps(msgspec.to_builtins(found)))
@@ -103,22 +89,3 @@ def _with_interval(value: Any, interval: Any, sign: str = "") -> str:
     low, high = interval
     text = format(value, f"{sign}.3f")
     return text if low is None else f"{text} [{low:{sign}.3f}, {high:{sign}.3f}]"
-
-
-def _chosen(judged: Any, name: str, probes: list[str]) -> Any:
-    """The scorer to plan with. Raises UsageError for a name that none has."""
-    known = {scorer.name: scorer for scorer in judged.scorers}
-    wanted = name or next((probe for probe in probes if probe in known), judged.scorers[0].name)
-    if wanted not in known:
-        raise UsageError(f"--scorer {name!r}: there are the scores of {', '.join(known)}")
-    return known[wanted]
-
-
-def judged_of_dataset(folder: Path, probes: list[str], evaluator: str) -> tuple[Any, list[str]]:
-    """The dataset's scorers, on prompts that no probe was trained on; what there is to be told of them."""
-    from probeselect.evaluation.inputs import of_table
-    from probeselect.evaluation.sources import open_source
-
-    source = open_source(folder, probes, evaluator)
-    judged = of_table(source.dataset, source.table, source.evaluator, source.probes)
-    return judged, [*source.faults, *source.notes]

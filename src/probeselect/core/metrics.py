@@ -10,7 +10,6 @@ figures are its expectation: a scorer that says nothing is worth nothing, whatev
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -55,13 +54,6 @@ def deviations(values: ArrayLike, valid: ArrayLike | None = None) -> Floats:
     x, _, v = _with_a_choice(values, values, valid)
     means = np.where(v, x, 0).sum(axis=1, keepdims=True) / v.sum(axis=1, keepdims=True)
     return (x - means)[v]
-
-
-def top1_hit(scores: ArrayLike, rewards: ArrayLike, valid: ArrayLike | None = None) -> float:
-    """Share of prompts whose best-scored candidate has the prompt's best reward."""
-    s, r, v = _with_a_choice(scores, rewards, valid)
-    hit = r == np.where(v, r, -np.inf).max(axis=1, keepdims=True)  # [U, N]
-    return _mean(_mean_of_best_scored(s, hit, v))
 
 
 def top_k_hit(scores: ArrayLike, rewards: ArrayLike, k: int, valid: ArrayLike | None = None) -> float:
@@ -112,13 +104,9 @@ class Choices:
 
 def choices(scores: ArrayLike, rewards: ArrayLike, valid: ArrayLike | None = None) -> Choices:
     """What a scorer chooses. `gain_share` is of its sums, so these are enough to bootstrap it."""
-    return Choices(*_choices(scores, rewards, valid))
-
-
-def regret(scores: ArrayLike, rewards: ArrayLike, valid: ArrayLike | None = None) -> float:
-    """Mean over prompts of best reward - reward of the best-scored candidate; in units of the reward."""
-    chosen, best, _ = _choices(scores, rewards, valid)
-    return _mean(best - chosen)
+    s, r, v = _with_a_choice(scores, rewards, valid)
+    best = np.where(v, r, -np.inf).max(axis=1)
+    return Choices(_mean_of_best_scored(s, r, v), best, np.where(v, r, 0).sum(axis=1) / v.sum(axis=1))
 
 
 def gain_share(scores: ArrayLike, rewards: ArrayLike, valid: ArrayLike | None = None) -> float:
@@ -126,30 +114,41 @@ def gain_share(scores: ArrayLike, rewards: ArrayLike, valid: ArrayLike | None = 
 
     0 for choosing at random, 1 for a perfect scorer, negative for one that prefers bad candidates.
     """
-    chosen, best, average = _choices(scores, rewards, valid)
+    made = choices(scores, rewards, valid)
+    return _share(made.chosen, made.best, made.average)
+
+
+def _share(chosen: Floats, best: Floats, average: Floats) -> float:
     possible = _mean(best - average)
     return _mean(chosen - average) / possible if possible else math.nan
 
 
-def figures(scores: ArrayLike, rewards: ArrayLike, valid: ArrayLike | None = None) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Figures:
     """How well a scorer chooses, as every report says it; intervals are [low, high], 95 %, over prompts."""
+
+    spearman: float  # within prompts, see `within_prompt_spearman`
+    spearman_interval: tuple[float, float]
+    pooled_spearman: float
+    regret: float  # mean over prompts of the best reward less the chosen one's
+    regret_interval: tuple[float, float]
+    gain_share: float
+    gain_share_interval: tuple[float, float]
+
+
+def figures(scores: ArrayLike, rewards: ArrayLike, valid: ArrayLike | None = None) -> Figures:
+    """The figures of a scorer, with bootstrap intervals."""
     within, made = within_prompt_spearman(scores, rewards, valid), choices(scores, rewards, valid)
-    lost = made.best - made.chosen
-
-    def share(chosen: Floats, best: Floats, average: Floats) -> float:
-        possible = _mean(best - average)
-        return _mean(chosen - average) / possible if possible else math.nan
-
-    gains = made.chosen, made.best, made.average
-    return {
-        "spearman": within.mean,
-        "spearman_interval": list(bootstrap_interval(np.mean, within.per_prompt)),
-        "pooled_spearman": pooled_spearman(scores, rewards, valid),
-        "regret": _mean(lost),
-        "regret_interval": list(bootstrap_interval(np.mean, lost)),
-        "gain_share": share(*gains),
-        "gain_share_interval": list(bootstrap_interval(share, *gains)),
-    }
+    lost, gains = made.best - made.chosen, (made.chosen, made.best, made.average)
+    return Figures(
+        spearman=within.mean,
+        spearman_interval=bootstrap_interval(np.mean, within.per_prompt),
+        pooled_spearman=pooled_spearman(scores, rewards, valid),
+        regret=_mean(lost),
+        regret_interval=bootstrap_interval(np.mean, lost),
+        gain_share=_share(*gains),
+        gain_share_interval=bootstrap_interval(_share, *gains),
+    )
 
 
 def expected_best_of(n: int, rewards: ArrayLike, valid: ArrayLike | None = None) -> float:
@@ -223,13 +222,6 @@ def _table(scores: ArrayLike, rewards: ArrayLike, valid: ArrayLike | None) -> tu
     if not (np.isfinite(s[v]).all() and np.isfinite(r[v]).all()):
         raise ValueError("a valid entry is NaN or infinite: mark it invalid")
     return s, r, v
-
-
-def _choices(scores: ArrayLike, rewards: ArrayLike, valid: ArrayLike | None) -> tuple[Floats, Floats, Floats]:
-    """Reward of the best-scored candidate, best reward and mean reward of every prompt with a choice: [U]."""
-    s, r, v = _with_a_choice(scores, rewards, valid)
-    best = np.where(v, r, -np.inf).max(axis=1)
-    return _mean_of_best_scored(s, r, v), best, np.where(v, r, 0).sum(axis=1) / v.sum(axis=1)
 
 
 def _with_a_choice(scores: ArrayLike, rewards: ArrayLike, valid: ArrayLike | None) -> tuple[Floats, Floats, Mask]:

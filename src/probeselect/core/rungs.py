@@ -24,15 +24,25 @@ def completed_steps(rung: float, total_steps: int) -> int:
     return min(max(math.floor(rung * total_steps + 0.5 + ROUNDING), 1), total_steps - 1)
 
 
-def rung_after(step: int, total_steps: int) -> float:
-    """The rung that follows the 0-based `step`: (step + 1) / total_steps; `completed_steps` inverts it.
+def step_at(rung: float, total_steps: int) -> int:
+    """The 0-based step that ends at `rung`: `completed_steps` less one. Raises UsageError as that does."""
+    return completed_steps(rung, total_steps) - 1
 
-    Raises UsageError for a step that is not followed by another one.
+
+def rung_of(step: int, total_steps: int) -> float:
+    """Where a candidate is once the 0-based `step` is done: (step + 1) / total_steps, so 1 after the last step."""
+    return (step + 1) / total_steps
+
+
+def rung_after(step: int, total_steps: int) -> float:
+    """`rung_of` a step where candidates can be stopped; `completed_steps` inverts it.
+
+    Raises UsageError for a step that is not followed by another one: there is nothing left to save.
     """
     _check_total(total_steps)
     if not 0 <= step < total_steps - 1:
         raise UsageError(f"step {step} of {total_steps}: a rung's step must be from 0 to {total_steps - 2}")
-    return (step + 1) / total_steps
+    return rung_of(step, total_steps)
 
 
 def validate_rungs(rungs: Sequence[float]) -> tuple[float, ...]:

@@ -1,11 +1,12 @@
-"""Score tables: what was predicted of candidates along the trajectory, and what their finished pictures got.
+"""Score tables from files: what was predicted of candidates along the trajectory, and what their finished pictures got.
 
 An .npz holds `score` [T, P, N], the score of candidate n of prompt p after the 0-based step `steps[t]`; the last row is
 the finished picture's reward. Anybody's scores of any model can be judged from such a file.
 """
 
 import zipfile
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,36 +14,31 @@ from numpy.typing import NDArray
 
 from probeselect.core.errors import UsageError
 from probeselect.core.metrics import Floats
+from probeselect.core.score_table import ScorerScores, ScoreTable
 
 
-@dataclass(frozen=True)
-class ScoreTable:
-    """Scores of one scorer, with the rewards that they predict. Entries that are not `valid` are never read."""
+def read_score_tables(paths: Mapping[str, Path], rewards_from: Path | None = None) -> ScoreTable:
+    """One table of several files, each a scorer by the name it is given; all of one set of prompts and candidates.
 
-    name: str
-    steps: tuple[int, ...]  # 0-based, rising
-    scores: Floats  # [T, P, N]
-    rewards: Floats  # [P, N]
-    valid: NDArray[np.bool_]  # [P, N]
-    total_steps: int
-
-    def after(self, step: int) -> Floats:
-        """Scores [P, N] after a 0-based step. Raises UsageError for a step that the table lacks."""
-        if step not in self.steps:
-            raise UsageError(f"{self.name}: holds no scores after step {step}, only after {_listed(self.steps)}")
-        found: Floats = self.scores[self.steps.index(step)]
-        return found
-
-    def prompts(self, rows: NDArray[np.intp]) -> "ScoreTable":
-        """The same of some prompts."""
-        return replace(self, scores=self.scores[:, rows], rewards=self.rewards[rows], valid=self.valid[rows])
+    The first file holds the rewards of the finished pictures, or `rewards_from` does; the others may hold them too, and
+    then they must be the same. Candidates that one file lacks count in none. Raises UsageError as `read_score_table`
+    does, and where no file is given.
+    """
+    if not paths:
+        raise UsageError("score tables: give at least one file")
+    (first, path), *others = paths.items()
+    base = read_score_table(path, rewards_from)
+    tables = {first: base} | {name: read_score_table(other, rewards_from or path) for name, other in others}
+    valid = np.logical_and.reduce([table.valid for table in tables.values()])
+    return replace(base, valid=valid, scorers=[replace(t.scorers[0], name=name) for name, t in tables.items()])
 
 
 def read_score_table(path: Path, rewards_from: Path | None = None) -> ScoreTable:
-    """Read a table; where the file has no finished pictures, their rewards are the last row of `rewards_from`.
+    """The table of one file; where it has no finished pictures, their rewards are the last row of `rewards_from`.
 
-    Candidates of a prompt that are alike in every row are one: all but the first are not valid, nor is one with an
-    entry that is not finite. Raises UsageError that names the file and what would be right.
+    The scorer is named after the file, the evaluator after the one with the rewards. Candidates of a prompt that are
+    alike in every row are one: all but the first are not valid, nor is one with an entry that is not finite. Raises
+    UsageError that names the file and what would be right.
     """
     steps, scores = _read(path)
     if rewards_from is None:
@@ -64,7 +60,8 @@ def read_score_table(path: Path, rewards_from: Path | None = None) -> ScoreTable
     valid = np.isfinite(scores).all(0) & np.isfinite(rewards) & ~_repeated(scores, rewards)
     if not (valid.sum(1) > 1).any():
         raise UsageError(f"{path}: no prompt has two different candidates, so there is nothing to choose between")
-    return ScoreTable(path.stem, steps, scores, rewards, valid, total)
+    scorer = ScorerScores(path.stem, dict(zip(steps, scores, strict=True)))
+    return ScoreTable((rewards_from or path).stem, rewards, valid, total, [scorer])
 
 
 def _read(path: Path) -> tuple[tuple[int, ...], Floats]:

@@ -11,7 +11,8 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from probeselect.core.judged import Judged, Scorer
+from probeselect.core.rungs import rung_of
+from probeselect.core.score_table import ScorerScores, ScoreTable
 from probeselect.data.dataset import Dataset
 from probeselect.data.gallery import Gallery
 from probeselect.data.table import Table
@@ -26,35 +27,35 @@ BASIS_GROUPS = 64  # groups that a basis of colours is fitted to
 INK, FADED, GOOD, BAD, PAPER = (28, 30, 34), (120, 124, 130), (22, 138, 82), (184, 67, 63), (250, 250, 248)
 
 
-def sheets(dataset: Dataset, table: Table, judged: Judged) -> Iterator[Picture]:
+def sheets(dataset: Dataset, groups: Table, table: ScoreTable) -> Iterator[Picture]:
     """Every sheet that the dataset has pictures for, of the scorer that `shown` names.
 
-    table: the groups that `judged` was made of.
+    groups: those that `table` was made of.
     """
     gallery = dataset.gallery
-    name = shown([each.name for each in judged.scorers])
-    scorer = next(each for each in judged.scorers if each.name == name)
-    step = scorer.step_near(CUT, judged.total_steps)
-    places = np.array(chosen_places(scorer.scores[step], judged.valid))
+    name = shown([each.name for each in table.scorers])
+    scorer = next(each for each in table.scorers if each.name == name)
+    step = scorer.step_near(CUT, table.total_steps)
+    places = np.array(chosen_places(scorer.scores[step], table.valid))
     rows = np.arange(len(places))
-    best = np.where(judged.valid, judged.rewards, -np.inf).max(1)
-    mean = np.where(judged.valid, judged.rewards, 0).sum(1) / np.maximum(judged.valid.sum(1), 1)
-    chosen = np.where(places >= 0, judged.rewards[rows, places], np.nan)
-    spread = np.where(judged.valid.sum(1) > 1, best - mean, np.nan)
+    best = np.where(table.valid, table.rewards, -np.inf).max(1)
+    mean = np.where(table.valid, table.rewards, 0).sum(1) / np.maximum(table.valid.sum(1), 1)
+    chosen = np.where(places >= 0, table.rewards[rows, places], np.nan)
+    spread = np.where(table.valid.sum(1) > 1, best - mean, np.nan)
     hits = [p for p in np.argsort(-spread, kind="stable") if chosen[p] == best[p] and spread[p] > 0][:ROWS]
     lost = best - chosen
     misses = [p for p in np.argsort(-lost, kind="stable") if lost[p] > 0][:ROWS]
-    about = f"{scorer.name} at {(step + 1) / judged.total_steps:.0%}, {judged.evaluator}"
+    about = f"{scorer.name} at {rung_of(step, table.total_steps):.0%}, {table.evaluator}"
     for name, title, found, words in (
         ("hits", "Hits", hits, "the most to gain, and the best one chosen"),
         ("misses", "Misses", misses, "the most lost"),
     ):
-        sheet = _choices(gallery, table, judged, scorer, step, found)
+        sheet = _choices(gallery, groups, table, scorer, step, found)
         if sheet is not None:
             text = f"Prompts with {words} ({about}). Finished pictures by falling score; framed: chosen; bar: the best."
             yield of_image(name, title, text, sheet)
     some = [int(p) for p in np.linspace(0, len(places) - 1, min(SHOWN, len(places))).round()]
-    if (sheet := _previews(dataset, gallery, table, some)) is not None:
+    if (sheet := _previews(dataset, gallery, groups, some)) is not None:
         text = "The decoded x0-prediction of one candidate a prompt at every rung; last, the finished picture."
         yield of_image("previews", "What the preview shows", text, sheet)
     yield of_image(
@@ -62,56 +63,56 @@ def sheets(dataset: Dataset, table: Table, judged: Judged) -> Iterator[Picture]:
         "What the denoiser knows, by block and step",
         "The first three principal components of the activations as red, green and blue; one basis a block, so colours "
         "can be compared along its row. Last, the finished picture.",
-        _activations(dataset, gallery, table, some),
+        _activations(dataset, gallery, groups, some),
     )
 
 
 def _choices(
-    gallery: Gallery, table: Table, judged: Judged, scorer: Scorer, step: int, prompts: Sequence[int]
+    gallery: Gallery, groups: Table, table: ScoreTable, scorer: ScorerScores, step: int, prompts: Sequence[int]
 ) -> Image.Image | None:
     """A row a prompt: its finished pictures by falling score, at most MOST_COLUMNS, the best one always among them."""
     if not prompts:
         return None
-    columns = min(MOST_COLUMNS, judged.rewards.shape[1])
+    columns = min(MOST_COLUMNS, table.rewards.shape[1])
     sheet = _paper(columns, len(prompts), CELL + 3 * LINE)
     draw = ImageDraw.Draw(sheet)
     for row, p in enumerate(prompts):
         top = GAP + row * (CELL + 3 * LINE + GAP)
-        draw.text((GAP, top), _plain(judged.prompts[p], 18 * columns), INK, _font(12))
-        there = np.flatnonzero(judged.valid[p])
+        draw.text((GAP, top), _plain(table.prompts[p], 18 * columns), INK, _font(12))
+        there = np.flatnonzero(table.valid[p])
         order = there[np.argsort(-scorer.scores[step][p, there], kind="stable")]
-        best = int(there[np.argmax(judged.rewards[p, there])])
+        best = int(there[np.argmax(table.rewards[p, there])])
         shown = order[:columns].tolist()
         if best not in shown:
             shown[-1] = best
         for column, i in enumerate(shown):
             left, middle = GAP + column * (CELL + GAP), top + LINE
-            _paste(sheet, gallery.finished(table.prompts[p], int(table.tensors["seeds"][p, i])), left, middle)
+            _paste(sheet, gallery.finished(groups.prompts[p], int(groups.tensors["seeds"][p, i])), left, middle)
             if column == 0:
-                right = judged.rewards[p, i] == judged.rewards[p, best]
+                right = table.rewards[p, i] == table.rewards[p, best]
                 draw.rectangle(
                     (left - 2, middle - 2, left + CELL + 1, middle + CELL + 1), None, GOOD if right else BAD, 3
                 )
-            if judged.rewards[p, i] == judged.rewards[p, best]:
+            if table.rewards[p, i] == table.rewards[p, best]:
                 draw.rectangle((left, middle + CELL + 2, left + CELL, middle + CELL + 4), GOOD)
-            text = f"{judged.rewards[p, i]:.3g} (said {scorer.scores[step][p, i]:.3g})"
+            text = f"{table.rewards[p, i]:.3g} (said {scorer.scores[step][p, i]:.3g})"
             draw.text((left, middle + CELL + 6), text, INK, _font(11))
     return sheet
 
 
-def _previews(dataset: Dataset, gallery: Gallery, table: Table, prompts: Sequence[int]) -> Image.Image | None:
+def _previews(dataset: Dataset, gallery: Gallery, groups: Table, prompts: Sequence[int]) -> Image.Image | None:
     if not dataset.config.previews:
         return None
     sheet = _paper(len(dataset.rungs) + 1, len(prompts), CELL + 2 * LINE)
     draw = ImageDraw.Draw(sheet)
     for row, p in enumerate(prompts):
         top = GAP + row * (CELL + 2 * LINE + GAP)
-        draw.text((GAP, top), _plain(table.prompts[p], 18 * len(dataset.rungs)), INK, _font(12))
-        seed = int(table.tensors["seeds"][p, 0])
-        pictures = [gallery.preview(table.prompts[p], seed, rung) for rung in dataset.rungs]
+        draw.text((GAP, top), _plain(groups.prompts[p], 18 * len(dataset.rungs)), INK, _font(12))
+        seed = int(groups.tensors["seeds"][p, 0])
+        pictures = [gallery.preview(groups.prompts[p], seed, rung) for rung in dataset.rungs]
         names = [f"{rung:.0%}" for rung in dataset.rungs]
         for column, (picture, name) in enumerate(
-            zip([*pictures, gallery.finished(table.prompts[p], seed)], [*names, "finished"], strict=True)
+            zip([*pictures, gallery.finished(groups.prompts[p], seed)], [*names, "finished"], strict=True)
         ):
             left = GAP + column * (CELL + GAP)
             _paste(sheet, picture, left, top + LINE)
@@ -119,7 +120,7 @@ def _previews(dataset: Dataset, gallery: Gallery, table: Table, prompts: Sequenc
     return sheet
 
 
-def _activations(dataset: Dataset, gallery: Gallery, table: Table, prompts: Sequence[int]) -> Image.Image:
+def _activations(dataset: Dataset, gallery: Gallery, groups: Table, prompts: Sequence[int]) -> Image.Image:
     """A row a prompt and block, a column a rung; the blocks of one prompt together."""
     taps, rungs = dataset.config.taps, dataset.rungs
     margin = 190
@@ -128,18 +129,18 @@ def _activations(dataset: Dataset, gallery: Gallery, table: Table, prompts: Sequ
     for column, name in enumerate([*(f"{rung:.0%}" for rung in rungs), "finished"]):
         draw.text((margin + GAP + column * (CELL + GAP), 2), name, FADED, _font(11))
     for place, tap in enumerate(taps):
-        colours = _Colours(table, tap, rungs)
+        colours = _Colours(groups, tap, rungs)
         for which, p in enumerate(prompts):
             top = LINE + GAP + (which * len(taps) + place) * (CELL + GAP)
             draw.text((GAP, top), tap, INK, _font(11))
             if place == 0:
-                for line, words in enumerate(_lines(table.prompts[p], 28)):
+                for line, words in enumerate(_lines(groups.prompts[p], 28)):
                     draw.text((GAP, top + LINE * (line + 1)), words, FADED, _font(11))
             for column, rung in enumerate(rungs):
-                maps = table.tensors[f"map/{tap}/{rung:g}"][torch.tensor([p])][0, 0]  # [C, H, W]
+                maps = groups.tensors[f"map/{tap}/{rung:g}"][torch.tensor([p])][0, 0]  # [C, H, W]
                 _paste(sheet, colours(maps), margin + GAP + column * (CELL + GAP), top, Image.Resampling.NEAREST)
             if place == 0:
-                finished = gallery.finished(table.prompts[p], int(table.tensors["seeds"][p, 0]))
+                finished = gallery.finished(groups.prompts[p], int(groups.tensors["seeds"][p, 0]))
                 _paste(sheet, finished, margin + GAP + len(rungs) * (CELL + GAP), top)
     return sheet
 
@@ -147,9 +148,9 @@ def _activations(dataset: Dataset, gallery: Gallery, table: Table, prompts: Sequ
 class _Colours:
     """Maps [C, H, W] of a tap to a picture, by one basis and one range for all rungs and prompts."""
 
-    def __init__(self, table: Table, tap: str, rungs: Sequence[float]) -> None:
-        groups = torch.arange(0, len(table), max(1, len(table) // BASIS_GROUPS))[:BASIS_GROUPS]
-        parts = [table.tensors[f"map/{tap}/{rung:g}"][groups][:, 0] for rung in rungs]  # [G, C, H, W] each
+    def __init__(self, groups: Table, tap: str, rungs: Sequence[float]) -> None:
+        rows = torch.arange(0, len(groups), max(1, len(groups) // BASIS_GROUPS))[:BASIS_GROUPS]
+        parts = [groups.tensors[f"map/{tap}/{rung:g}"][rows][:, 0] for rung in rungs]  # [G, C, H, W] each
         pixels = torch.cat(parts).double().movedim(1, -1).flatten(0, -2).numpy()  # [pixels, C]
         self.mean: NDArray[Any] = pixels.mean(0)
         _, vectors = np.linalg.eigh(np.cov(pixels - self.mean, rowvar=False))

@@ -1,69 +1,159 @@
-"""A dataset and the probes to judge on it, as `evaluate` and `plan` take them from the command line."""
+"""What `evaluate` and `plan` are given: score tables, or a dataset and probes that were trained on other prompts."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
+
 from probeselect.core.errors import UsageError
+from probeselect.core.score_table import ScoreTable
 from probeselect.data.dataset import Dataset
+from probeselect.data.score_table import read_score_tables
 from probeselect.data.table import Table
 from probeselect.embedded import shipped_probe
-from probeselect.evaluation.inputs import prompts_not_seen, rungs_not_trained, table_of
+from probeselect.evaluation.inputs import Watch, of_table
 from probeselect.evaluators.table import load_evaluator
+from probeselect.probe.config import Trained
 from probeselect.probe.files import Probe, load_probe
-from probeselect.probe.splits import read_seen
+from probeselect.probe.splits import digest_of, digest_of_all, part_of, read_seen
 
-
-def once(named: list[tuple[str, Path]], option: str) -> dict[str, Path]:
-    """By name. Raises UsageError for a name that comes twice: a report could not tell them apart."""
-    names = [name for name, _ in named]
-    if twice := [name for name in names if names.count(name) > 1]:
-        raise UsageError(f"{option} {twice[0]!r}: given twice; each needs a name of its own")
-    return dict(named)
+Source = str | Path | Dataset | ScoreTable | Mapping[str, str | Path]
+Scorers = Sequence[str | Path] | Mapping[str, str | Path | Probe]
 
 
 @dataclass(frozen=True)
-class Source:
+class HeldOut:
     """The groups of a dataset that no probe was trained on; what there is to be told of the others."""
 
     dataset: Dataset
-    table: Table
+    groups: Table
     evaluator: str
-    probes: dict[str, Probe]
-    faults: list[str]
-    notes: list[str]
+    probes: Mapping[str, Probe]
+    faults: Sequence[str]
+    notes: Sequence[str]
 
-    def able(self, evaluator: str) -> dict[str, Probe]:
-        """The probes that predict an evaluator."""
-        heads = {name: [head.evaluator for head in probe.config.heads] for name, probe in self.probes.items()}
-        return {name: probe for name, probe in self.probes.items() if evaluator in heads[name]}
+    @property
+    def others(self) -> list[str]:
+        """The other evaluators that have scored all of these groups."""
+        names = (name for name in self.dataset.evaluators if name != self.evaluator)
+        return [name for name in names if f"reward/{name}" in self.groups.tensors]
+
+    def scores(self, evaluator: str, watch: Watch = lambda _: None) -> ScoreTable:
+        """What every scorer says of the groups that an evaluator has scored, and probes if they predict it.
+
+        Raises UsageError for a probe that does not predict the main evaluator.
+        """
+        probes = {
+            name: probe
+            for name, probe in self.probes.items()
+            if evaluator in (self.evaluator, *(head.evaluator for head in probe.config.heads))
+        }
+        return of_table(self.dataset, self.groups, evaluator, probes, watch)
 
 
-def open_source(folder: Path, probes: list[str], evaluator: str) -> Source:
-    """Open a dataset.
+def open_source(
+    source: Source, scorers: Scorers | None, evaluator: str, rewards: str | Path | None
+) -> ScoreTable | HeldOut:
+    """A score table, as it is or read from files; or what is held out of a dataset. See `evaluate` for the arguments.
 
-    probes: "embedded", or folders. evaluator: NAME[=FOLDER]; "" for the first that a probe predicts, or the dataset's
-    first. Raises UsageError for an evaluator that has not scored it, for probes that were trained on every prompt, and
-    for those that read other maps than were collected.
+    Raises UsageError for arguments that do not go together, for files that are no score tables, for an evaluator that
+    has not scored the dataset, and for probes that were trained on all of it or read other maps than were collected.
     """
-    dataset = Dataset(folder)
-    folders = once(
-        [(Path(each).name, shipped_probe(each, dataset.config.model) or Path(each)) for each in probes], "--probe"
-    )
-    loaded = {name: load_probe(path) for name, path in folders.items()}
-    name, _, weights = evaluator.partition("=")
-    formulas = {name: load_evaluator(name, weights)} if weights else {}
-    for probe in loaded.values():
+    if isinstance(source, str | Path) and Path(source).is_dir():
+        source = Dataset(source)
+    if isinstance(source, Dataset | ScoreTable) and rewards is not None:
+        raise UsageError("rewards: are for files of scores; a dataset has its own")
+    if isinstance(source, Dataset):
+        return _held_out(source, scorers or (), evaluator)
+    if scorers or evaluator:
+        raise UsageError("scorers and evaluator: need a dataset; a score table holds scores and rewards already")
+    if isinstance(source, ScoreTable):
+        return source
+    named = source if isinstance(source, Mapping) else {Path(source).stem: source}
+    paths = {name: Path(path) for name, path in named.items()}
+    return read_score_tables(paths, None if rewards is None else Path(rewards))
+
+
+def _held_out(dataset: Dataset, scorers: Scorers, evaluator: str) -> HeldOut:
+    named = scorers if isinstance(scorers, Mapping) else {Path(each).name: each for each in scorers}
+    if len(named) < len(scorers):
+        raise UsageError(f"scorers: {len(scorers)} of {len(named)} names; give each a name of its own, as a mapping")
+    probes: dict[str, Probe] = {}
+    seen: dict[str, frozenset[str] | None] = {}
+    for name, given in named.items():
+        if isinstance(given, Probe):
+            probes[name], seen[name] = given, None
+        else:
+            folder = shipped_probe(str(given), dataset.config.model) or Path(given)
+            probes[name], seen[name] = load_probe(folder), read_seen(folder)
+    main, _, weights = evaluator.partition("=")
+    formulas = {main: load_evaluator(main, weights)} if weights else {}
+    for probe in probes.values():
         probe.evaluators = formulas  # each is loaded once for all of them
-    heads = [head.evaluator for probe in loaded.values() for head in probe.config.heads]
-    predicted = [each for each in heads if each in dataset.evaluators]
-    main, *_ = [*([name] if name else predicted), *dataset.evaluators, ""]
+    predicted = (head.evaluator for probe in probes.values() for head in probe.config.heads)
+    main = main or next((name for name in (*predicted, *dataset.evaluators) if name in dataset.evaluators), "")
     if main not in dataset.evaluators:
-        known = ", ".join(dataset.evaluators) or "none; `probeselect score` adds them"
-        raise UsageError(f"--evaluator {evaluator!r}: name one that has scored {folder}: {known}")
+        known = ", ".join(dataset.evaluators) or "none; `score` adds them"
+        raise UsageError(f"evaluator {evaluator!r}: name one that has scored {dataset.folder}: {known}")
     unseen, faults, notes = prompts_not_seen(
-        dataset,
-        {each: read_seen(path) for each, path in folders.items()},
-        {each: probe.config.training for each, probe in loaded.items()},
+        dataset, seen, {name: probe.config.training for name, probe in probes.items()}
     )
-    notes += rungs_not_trained(dataset, loaded)
-    return Source(dataset, table_of(dataset, main, unseen), main, loaded, faults, notes)
+    notes += rungs_not_trained(dataset, probes)
+    return HeldOut(dataset, groups_of(dataset, main, unseen), main, probes, faults, notes)
+
+
+def prompts_not_seen(
+    dataset: Dataset, seen: Mapping[str, frozenset[str] | None], trained: Mapping[str, Trained]
+) -> tuple[list[str], list[str], list[str]]:
+    """The dataset's prompts that no probe was trained on; faults and notes to be told about the others.
+
+    seen: of each probe by name, the digests of the prompts that it was trained on; None where it does not say.
+    trained: what its configuration says of its training. Prompts of the part of this very dataset that it was meant
+    to be trained on are a note; any others are a fault: somebody took them for new.
+    Raises UsageError when probes were trained on all of them.
+    """
+    prompts = [text for index in dataset.done() for text in dataset.prompts(index)]
+    known = frozenset().union(*(digests for digests in seen.values() if digests))
+    unseen = [prompt for prompt in prompts if digest_of(prompt) not in known]
+    if not unseen:
+        raise UsageError(f"{dataset.folder}: every prompt of it was trained on; judge by prompts that were not")
+    faults: list[str] = []
+    notes: list[str] = []
+    for name, digests in seen.items():
+        if digests is None:
+            notes.append(f"{name}: does not say what it was trained on")
+        elif mine := [prompt for prompt in prompts if digest_of(prompt) in digests]:
+            line = f"{name} was trained on {len(mine)} of {len(prompts)} prompts: they are left out of every figure"
+            (notes if _is_its_own(prompts, trained[name]) else faults).append(line)
+    return unseen, faults, notes
+
+
+def _is_its_own(prompts: Sequence[str], trained: Trained) -> bool:
+    """Whether a probe was trained on the training part of just these prompts."""
+    if (split := trained.split) is None:
+        return False
+    part = [prompt for prompt in prompts if part_of(prompt, split.val_share, split.test_share) == "train"]
+    return trained.train_prompts == digest_of_all(part)
+
+
+def groups_of(dataset: Dataset, evaluator: str, prompts: Sequence[str] | None = None) -> Table:
+    """The groups that an evaluator has scored, of `prompts` (None: all). Raises UsageError where none is left."""
+    groups = dataset.table([evaluator])
+    if prompts is not None:
+        wanted = set(prompts)
+        rows = [i for i, prompt in enumerate(groups.prompts) if prompt in wanted]
+        if not rows:
+            raise UsageError(f"{dataset.folder}: holds none of the prompts to be judged")
+        groups = groups.take(torch.tensor(rows))
+    return groups
+
+
+def rungs_not_trained(dataset: Dataset, probes: Mapping[str, Probe]) -> list[str]:
+    """A note for every probe that is asked at rungs that it was not trained at."""
+    notes = []
+    for name, probe in probes.items():
+        if others := [rung for rung in dataset.rungs if rung not in probe.config.rungs]:
+            trained, asked = (", ".join(f"{rung:g}" for rung in each) for each in (probe.config.rungs, others))
+            notes.append(f"{name} was trained at {trained}; its figures at {asked} are what it makes of other rungs")
+    return notes

@@ -12,9 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from probeselect.core.errors import UsageError
-from probeselect.core.judged import Judged, Scorer
 from probeselect.core.metrics import Floats, bootstrap_interval
-from probeselect.core.rungs import completed_steps
+from probeselect.core.rungs import step_at
+from probeselect.core.score_table import ScorerScores, ScoreTable
 from probeselect.policies.plan_file import Interval, Outcome, PlanFile
 from probeselect.policies.plans import AdaptivePlan, FixedPlan
 from probeselect.policies.search import MakeDraws, Space, most_candidates, search, search_at_random
@@ -55,8 +55,8 @@ class Planner:
     scoring cost that cannot be.
     """
 
-    judged: Judged
-    scorer: Scorer
+    table: ScoreTable
+    scorer: ScorerScores
     planning: Rows
     report: Rows
     k: int = 1
@@ -65,19 +65,19 @@ class Planner:
 
     def __post_init__(self) -> None:
         for name, rows in (("plan", self.planning), ("report", self.report)):
-            if not (self.judged.valid[rows].sum(1) > 1).any():
-                raise UsageError(f"{len(self.judged.rewards)} prompts: none with two candidates is left to {name} on")
+            if not (self.table.valid[rows].sum(1) > 1).any():
+                raise UsageError(f"{len(self.table.rewards)} prompts: none with two candidates is left to {name} on")
         if not 1 <= self.k <= self.most:
             raise UsageError(f"k = {self.k}: must be from 1 to the {self.most} candidates that the prompts have")
 
     @property
     def total_steps(self) -> int:
-        return self.judged.total_steps
+        return self.table.total_steps
 
     @property
     def most(self) -> int:
         """Candidates of a planning prompt."""
-        return most_candidates(self.judged.valid[self.planning])
+        return most_candidates(self.table.valid[self.planning])
 
     def space(self, budget: float) -> Space:
         steps = tuple(sorted(step for step in self.scorer.scores if step < self.total_steps - 1))
@@ -86,24 +86,24 @@ class Planner:
         return Space(steps, self.total_steps, self.k, budget, self.scoring_cost, most)
 
     def draws(self, space: Space) -> MakeDraws:
-        rows, judged = self.planning, self.judged
+        rows, table = self.planning, self.table
         tables = {step: self.scorer.scores[step][rows] for step in space.steps}
         share = min(1.0, ENOUGH_PROMPTS / len(rows))  # of many prompts fewer draws say as much
 
         @functools.cache
         def make(count: int) -> Draws:
             fewer = max(1, round(count * share))
-            return Draws.at_random(tables, judged.rewards[rows], judged.valid[rows], space.most, fewer)
+            return Draws.at_random(tables, table.rewards[rows], table.valid[rows], space.most, fewer)
 
         return make
 
     def fixed(self, plan: FixedPlan) -> Earnings:
-        rewards, valid = self.judged.rewards[self.report], self.judged.valid[self.report]
+        rewards, valid = self.table.rewards[self.report], self.table.valid[self.report]
         found = replay(plan, self._tables(plan.steps), rewards, valid, REPORT_DRAWS)
-        return Earnings(plan.in_words(), found.by_prompt, plan.rows, plan.rows + self.scoring_cost * plan.scored)
+        return Earnings(plan.in_words(), found, plan.rows, plan.rows + self.scoring_cost * plan.scored)
 
     def adaptive(self, plan: AdaptivePlan) -> Earnings:
-        rewards, valid = self.judged.rewards[self.report], self.judged.valid[self.report]
+        rewards, valid = self.table.rewards[self.report], self.table.valid[self.report]
         one = plan.round
         draws = Draws.at_random(self._tables(one.steps), rewards, valid, plan.n, REPORT_DRAWS, seed=1)
         paths = paths_of(one, draws, plan.rounds)
@@ -115,7 +115,7 @@ class Planner:
         return Earnings(plan.in_words(), by_prompt, float(rows.mean()), float(cost.mean()))
 
     def best_of(self, cost: float) -> Earnings:
-        rewards, valid = self.judged.rewards[self.report], self.judged.valid[self.report]
+        rewards, valid = self.table.rewards[self.report], self.table.valid[self.report]
         found = best_of_rows(cost, self.total_steps, rewards, valid, self.k)
         return Earnings(f"best of {cost / self.total_steps:.3g}", found, cost, cost)
 
@@ -147,7 +147,7 @@ def plan_for(planner: Planner, budget: float, adaptive: bool = False) -> PlanFil
     else:
         found = search(space, make)
         plan, planned, tried = found.plan, found.planned, found.tried
-    if not (planner.judged.valid[planner.report].sum(1) >= plan.n).any():
+    if not (planner.table.valid[planner.report].sum(1) >= plan.n).any():
         raise UsageError(
             f"no prompt of those to report on has the {plan.n} candidates of the plan: give some that have"
         )
@@ -160,7 +160,7 @@ def plan_for(planner: Planner, budget: float, adaptive: bool = False) -> PlanFil
             name: outcome_of(each, planner.seconds_per_row, made)
             for name, each in _baselines(planner, space, made, tried, adaptive)
         },
-        evaluator=planner.judged.evaluator, budget=budget, scoring_cost=planner.scoring_cost,
+        evaluator=planner.table.evaluator, budget=budget, scoring_cost=planner.scoring_cost,
         prompts={"planning": len(planner.planning), "report": int(np.isfinite(made.reward).sum())},
         planned=planned, tried=tried, notes=notes,
     )  # fmt: skip
@@ -191,7 +191,7 @@ def standard_schedules(planner: Planner, space: Space) -> Iterator[tuple[str, Fi
     if cut in space.steps and (plan := space.plan((cut,), (k,))):
         yield "the paper's cut for the budget", plan
     n, rungs, keep = PSP
-    steps = tuple(completed_steps(rung, total) - 1 for rung in rungs)
+    steps = tuple(step_at(rung, total) for rung in rungs)
     if len({*steps} & {*space.steps}) == len(steps) and n <= space.most and k <= keep[-1]:
         yield "8 -> 4 -> 2", FixedPlan(n, k, steps, keep, total)
 

@@ -106,26 +106,6 @@ def _at(table: Values, places: Places) -> Values:
     return np.take_along_axis(table[:, :, None], places, axis=3)
 
 
-@dataclass(frozen=True)
-class Earned:
-    """Mean reward of what a schedule keeps, prompt by prompt, over the draws of its candidates."""
-
-    per_prompt: Floats  # [U]; prompts with fewer than n candidates are left out
-    used: Mask  # [P]
-    exact: bool  # every draw was counted
-
-    @property
-    def by_prompt(self) -> Floats:
-        """[P]; NaN for those that were left out."""
-        found = np.full(len(self.used), np.nan)
-        found[self.used] = self.per_prompt
-        return found
-
-    @property
-    def mean(self) -> float:
-        return float(self.per_prompt.mean()) if len(self.per_prompt) else math.nan
-
-
 def replay(
     plan: FixedPlan,
     scores: Mapping[int, ArrayLike],
@@ -133,8 +113,8 @@ def replay(
     valid: ArrayLike | None = None,
     draws: int = DRAWS,
     seed: int = 0,
-) -> Earned:
-    """What `plan` earns.
+) -> Floats:
+    """What `plan` earns: the mean reward [P] of what it keeps; NaN for prompts with fewer than n candidates.
 
     scores: [P, N] after each 0-based step of the plan; higher is better, ties are broken at random.
     rewards: [P, N], of the finished pictures. Every draw is counted where there are no more than `draws` of them, else
@@ -146,17 +126,15 @@ def replay(
     if missing := [step for step in plan.steps if step not in scores]:
         raise ValueError(f"no scores after step {missing[0]}; there are some after {sorted(scores)}")
     counts = v.sum(axis=1)
-    found, exact = np.full(len(r), np.nan), True
+    found = np.full(len(r), np.nan)
     for count in np.unique(counts[counts >= plan.n]).tolist():
         rows = np.flatnonzero(counts == count)
         drawn = _drawn(count, plan.n, draws, seed)  # [D, n]
-        exact = exact and math.comb(count, plan.n) <= draws
         # Ties favour no place: each prompt's candidates are shuffled first.
         shuffled = [np.random.default_rng([seed, p]).permutation(np.flatnonzero(v[p])) for p in rows.tolist()]
         order = np.array([candidates[drawn] for candidates in shuffled])
         found[rows] = kept_rewards(plan, Draws(scores, r, order, rows, np.float64)).mean((1, 2))
-    used = counts >= plan.n
-    return Earned(found[used], used, exact)
+    return found
 
 
 def kept_rewards(plan: FixedPlan, draws: Draws) -> Values:

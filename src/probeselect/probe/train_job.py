@@ -192,7 +192,8 @@ class TrainRun:
 
     def _figures(self, table: Table, head: Head, rung: float) -> dict[str, Any]:
         scores = scores_of(ProbeScorer(self.probe, head.evaluator), table, rung).numpy()
-        return figures(scores, table.tensors[f"reward/{head.evaluator}"].numpy(), table.valid(head.evaluator).numpy())
+        rewards, valid = table.tensors[f"reward/{head.evaluator}"].numpy(), table.valid(head.evaluator).numpy()
+        return asdict(figures(scores, rewards, valid))
 
     def _leaks(self) -> list[dict[str, Any]]:
         blind = text_only_probe(self.probe, self.parts["train"], self.judged_by, self.job.settings, self.job.device)

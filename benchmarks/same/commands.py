@@ -106,7 +106,7 @@ def _datasets() -> list[Command]:
     )
     return [
         _row("prompts few", "prompts --count 6 --seed 3", stdout="few.txt"),
-        _row("prompts", "prompts --split test --count 16", stdout="prompts.txt"),
+        _row("prompts", "prompts --split test --count 12", stdout="prompts.txt"),
         _row("collect", collect, stdout="said.json", given=("prompts",)),
         _row("collect again", collect, stdout="said.json", given=("collect",), from_before=True),
         _row(

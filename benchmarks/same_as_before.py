@@ -1,12 +1,13 @@
 """Shows that a refactoring changed nothing for users but what is said.
 
-    python benchmarks/same_as_before.py --before REVISION [--tables FOLDER] [--only NAME] [--keep FOLDER]
+    python benchmarks/same_as_before.py --before REVISION [--tables FOLDER] [--only NAME]... [--keep FOLDER]
 
 Runs the same commands with two trees of code, a git revision and this checkout as it is now, each in a fresh folder,
 and compares all that they wrote: JSON field by field, pictures pixel by pixel, tensors and tables by content. Prints a
 line a command, `same` or what differs. Exits 1 if anything differs that `same/allowed.py` does not say is meant. New
 fields and files are told, and are no fault; words for people (stdout without --json, stderr, HTML, Markdown) are not
-compared. The commands are rows in `same/commands.py`. About ten minutes on two quiet cores.
+compared. The commands are rows in `same/commands.py`; with those that --only names come those whose files they need.
+About ten minutes on two quiet cores.
 """
 
 import argparse
@@ -32,15 +33,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--before", required=True, metavar="REVISION", help="git revision to compare with")
     parser.add_argument("--tables", type=Path, default=TABLES, help="folder of .npz score tables; none: left out")
-    parser.add_argument("--only", default="", metavar="NAME", help="commands whose name holds this, and what they need")
+    parser.add_argument(
+        "--only", action="append", metavar="NAME", help="commands whose name holds this; may come often"
+    )
     parser.add_argument("--keep", type=Path, metavar="FOLDER", help="where all that is written is kept")
     given = parser.parse_args()
     tables = sorted(given.tables.resolve().glob("*.npz"))
     if not tables:
         print(f"no score tables in {given.tables}: plans of real scores are left out", file=sys.stderr)
-    rows = chosen(commands(tables), given.only)
+    rows = chosen(commands(tables), given.only or [""])
     if not rows:
-        parser.error(f"--only {given.only}: no command's name holds that")
+        parser.error(f"--only {', '.join(given.only)}: no command's name holds that")
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the worktree is removed
     began = time.perf_counter()
     found: list[Compared] = []

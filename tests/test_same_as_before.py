@@ -169,7 +169,7 @@ def test_a_row_of_one_scorer_is_allowed_and_no_other():
 
 def test_commands_that_are_chosen_come_with_what_they_need():
     everything = commands([])
-    assert [each.name for each in chosen(everything, "generate own probe")] == [
+    assert [each.name for each in chosen(everything, ["generate own probe"])] == [
         "prompts", "collect", "score", "train", "generate own probe",
     ]  # fmt: skip
     known: set[str] = set()
@@ -183,6 +183,8 @@ def test_an_older_tree_is_given_the_older_name_of_an_option():
     words = {older: Tree("t", Path("src"), older).words(until, Path("made")) for older in ((), RENAMED)}
     assert "--rounds" in words[()] and "--waves" not in words[()]
     assert "--waves" in words[RENAMED] and "--rounds" not in words[RENAMED]
+    (plan,) = (each for each in commands([]) if each.name == "plan fixed")
+    assert "made/scores.npz" in Tree("t", Path("src")).words(plan, Path("made"))
 
 
 def fake_tree(folder: Path, name: str, lines: list[str]) -> Tree:

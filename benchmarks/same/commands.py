@@ -37,10 +37,10 @@ def commands(tables: Sequence[Path]) -> list[Command]:
     return found
 
 
-def chosen(everything: Iterable[Command], only: str) -> list[Command]:
-    """Those whose name holds `only`, and those whose files they need."""
+def chosen(everything: Iterable[Command], only: Sequence[str]) -> list[Command]:
+    """Those whose name holds one of `only`, and those whose files they need."""
     everything = list(everything)
-    wanted = {command.name for command in everything if only in command.name}
+    wanted = {command.name for command in everything if any(name in command.name for name in only)}
     for command in reversed(everything):
         if command.name in wanted:
             wanted.update(command.given)
@@ -106,7 +106,7 @@ def _datasets() -> list[Command]:
     )
     return [
         _row("prompts few", "prompts --count 6 --seed 3", stdout="few.txt"),
-        _row("prompts", "prompts --split test --count 16", stdout="prompts.txt"),
+        _row("prompts", "prompts --split test --count 12", stdout="prompts.txt"),
         _row("collect", collect, stdout="said.json", given=("prompts",)),
         _row("collect again", collect, stdout="said.json", given=("collect",), from_before=True),
         _row(
@@ -148,15 +148,13 @@ def _probes() -> list[Command]:
 
 def _real_tables(tables: Sequence[Path]) -> list[Command]:
     """NAME_naft.npz ends before the last step and takes the finished pictures' rewards from NAME_base.npz."""
-    found = []
+    found: list[Command] = []
     for table in tables:
         whole = table.with_name(table.name.replace("_naft", "_base"))
         rewards = () if whole == table else ("--rewards", str(whole))
-        for budget in ("40", "80"):
-            plan = ("plan", str(table), *rewards, "--budget", budget, "--out", PLAN, "--json")
-            found.append(Command(f"plan {table.stem} {budget}", plan, "said.json"))
-            if budget == "40":
-                found.append(Command(f"plan {table.stem} {budget} adaptive", (*plan, "--adaptive"), "said.json"))
+        for budget, how in (("40", ()), ("60", ("--adaptive",))):
+            plan = ("plan", str(table), *rewards, "--budget", budget, *how, "--out", PLAN, "--json")
+            found.append(Command(f"plan {table.stem} {' '.join(['for', budget, *how])}", plan, "said.json"))
         if rewards:
             against = ("evaluate", str(table), *rewards, "--against", f"plain={whole}", "--out", REPORT)
             found.append(Command(f"evaluate {table.stem}", against))

@@ -13,7 +13,7 @@ from pathlib import Path
 from same.commands import Command
 
 ROOT = Path(__file__).resolve().parents[2]
-SECONDS = 600  # for a command
+SECONDS = 1800  # for a command; ten are many on a quiet machine
 
 
 @dataclass(frozen=True)

@@ -30,7 +30,7 @@ Row = dict[str, Any]
 class Measures:
     """The rows of one model, in order: `for row in Measures(model, pipe, "cuda", repeats=3).rows(): ...`
 
-    prompts: in the shared waves. Rows that there is no time for say so in `why`.
+    prompts: in the shared batches. Rows that there is no time for say so in `why`.
     """
 
     def __init__(self, model: Model, pipe: Any, device: str, repeats: int, prompts: int = len(WORDS)) -> None:
@@ -197,7 +197,9 @@ class Measures:
         needs = len(self.prompts) * self._seconds_of(N) * (1 + self._bound())
         times = self._time(lambda: self._select(self.prompts), lambda: self._stock(everyone), needs=needs, warm=True)
         wave = min(self.model.wave, len(everyone))
-        yield self._row(f"5 -> 1, {len(self.prompts)} prompts in shared waves, over calls of {wave}", times, limit=0.39)
+        yield self._row(
+            f"5 -> 1, {len(self.prompts)} prompts in shared batches, over calls of {wave}", times, limit=0.39
+        )
 
     def _where(self) -> Iterator[Row]:
         """What is outside of denoiser, decoder and text encoders: replay, digests, scheduler, scoring."""

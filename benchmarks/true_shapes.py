@@ -35,7 +35,7 @@ def main() -> None:
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--only", choices=[model.name for model in MODELS], action="append", help="may be repeated")
     parser.add_argument("--repeats", type=int, default=3, help="rounds, where there is the time")
-    parser.add_argument("--prompts", type=int, default=8, help="in shared waves")
+    parser.add_argument("--prompts", type=int, default=8, help="in shared batches")
     parser.add_argument("--seconds", type=float, help="for each model (default: all in less than ten minutes of a GPU)")
     parser.add_argument("--pixels", type=int)
     parser.add_argument("--steps", type=int)

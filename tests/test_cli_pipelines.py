@@ -230,7 +230,7 @@ def test_collect_refuses_what_it_cannot_keep(run, monkeypatch, tmp_path, model, 
 
 def test_a_class_that_is_found_out_by_loading_is_checked_then(run, monkeypatch):
     monkeypatch.setattr(requirements, "class_of", lambda model: None)  # as of a hub id that is not in the cache
-    monkeypatch.setattr("probeselect.rollout.waves.Waves.to_rung", lambda *_, **__: pytest.fail("a step was made"))
+    monkeypatch.setattr("probeselect.rollout.batches.Batches.to_rung", lambda *_, **__: pytest.fail("a step was made"))
     code, _, told = run("generate", "a cat", "--model", "inpaint", "--image", "picture.png", *FIVE)
     assert code == 2 and "StableDiffusionInpaintPipeline needs a mask" in told
 

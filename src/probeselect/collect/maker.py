@@ -56,7 +56,7 @@ class CollectSettings:
     previews: bool = False  # keep the decoded x0-predictions too
     image_format: str = "png"
     groups_per_shard: int = 16
-    batch_size: int | None = None  # most candidates in one wave; None: as many as fit
+    batch_size: int | None = None  # most candidates in one batch; None: as many as fit
 
     def __post_init__(self) -> None:
         validate_rungs(self.rungs)

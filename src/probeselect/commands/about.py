@@ -45,7 +45,7 @@ def info(
 
 @command("About")
 def bench(
-    prompt_count: Annotated[int, typer.Option("--prompts", help="prompts in the shared waves")] = 10,
+    prompt_count: Annotated[int, typer.Option("--prompts", help="prompts in the shared batches")] = 10,
     repeats: Annotated[int, typer.Option(help="the median of so many runs")] = 3,
     as_json: Json = False,
 ) -> None:

@@ -46,8 +46,10 @@ def collect(
         bool, typer.Option("--previews", help="keep the decoded x0-predictions, and judge them")
     ] = False,
     image_format: Annotated[str, typer.Option(help="png, webp (lossless) or jpeg")] = "png",
-    groups_per_shard: Annotated[int, typer.Option(help="prompts in a shard, and in a wave")] = 16,
-    batch_size: Annotated[int | None, typer.Option(help="most candidates in one wave; default: as many as fit")] = None,
+    groups_per_shard: Annotated[int, typer.Option(help="prompts in a shard, and in a batch")] = 16,
+    batch_size: Annotated[
+        int | None, typer.Option(help="most candidates in one batch; default: up to 32 that fit")
+    ] = None,
     dtype: Annotated[str | None, typer.Option(help="fp32, bf16 or fp16")] = None,
     device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:0,cuda:1 ...; default: every GPU")] = None,
     revision: Annotated[str | None, typer.Option(help="branch, tag or commit of a hub model")] = None,

@@ -98,7 +98,9 @@ def generate(
         typer.Option(help="precision of the evaluators: fp32, bf16 or fp16; default: fp32", rich_help_panel=EVALUATORS),
     ] = None,
     tap: Annotated[str | None, typer.Option(help="module path to tap, for unlisted pipelines")] = None,
-    batch_size: Annotated[int | None, typer.Option(help="most candidates in one wave; default: as many as fit")] = None,
+    batch_size: Annotated[
+        int | None, typer.Option(help="most candidates in one batch; default: up to 32 that fit")
+    ] = None,
     dtype: Annotated[str | None, typer.Option(help="fp32, bf16 or fp16")] = None,
     device: Annotated[str | None, typer.Option(help="cpu, cuda, mps ...")] = None,
     record: Annotated[

@@ -21,7 +21,7 @@ def plan(
     budget: Annotated[float, typer.Option(help="denoiser rows a prompt, one being one step of one candidate")],
     k: Annotated[int, typer.Option("-k", "--k", help="pictures to keep of each prompt")] = 1,
     adaptive: Annotated[
-        bool, typer.Option("--adaptive", help="decide prompt by prompt: open waves until one is good enough")
+        bool, typer.Option("--adaptive", help="decide prompt by prompt: open rounds until one is good enough")
     ] = False,
     scoring_cost: Annotated[
         float | None, typer.Option(help="rows that scoring one candidate once is worth; default: 0, or as timed")

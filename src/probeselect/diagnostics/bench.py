@@ -32,7 +32,7 @@ def run_bench(prompt_count: int, repeats: int) -> Iterator[dict[str, Any]]:
     """
     backbone = load_backbone("embedded", device="cpu")
     prompts = list(draw_prompts(prompt_count, seed=1, split="val"))
-    yield from _selection(backbone, prompts, repeats, f"{prompt_count} prompts in shared waves")
+    yield from _selection(backbone, prompts, repeats, f"{prompt_count} prompts in shared batches")
     yield from _selection(backbone, prompts[:1], repeats, "one prompt alone")
     yield _resuming(backbone, prompts[:1], repeats)
     yield _scoring(backbone, prompts[0], repeats)

@@ -1,6 +1,6 @@
-"""What another wave of candidates is expected to add, from the scores of a prompt's waves so far.
+"""What another round of candidates is expected to add, from the scores of a prompt's rounds so far.
 
-Within a prompt the champions of waves, the best-scored of each, are taken to be normal. What their mean and variance
+Within a prompt the champions of rounds, the best-scored of each, are taken to be normal. What their mean and variance
 are is learnt from the prompt itself, and at first from what other prompts are like: the mean is drawn to the mean of
 all prompts, the variance to that of prompts of such a mean (prompts whose candidates are all good differ less). The
 gain is the expected improvement over the best so far (Mockus, 1978; the index of a box that is worth opening,
@@ -33,7 +33,7 @@ class Expectation:
     def gain(self, champions: ArrayLike, kth: ArrayLike, k: int = 1) -> Floats:
         """After each round, what the next one is expected to add to the mean reward of the best k: [..., W].
 
-        champions: [..., W], best score of each wave. kth: [..., W], the k-th best score of all candidates so far.
+        champions: [..., W], best score of each round. kth: [..., W], the k-th best score of all candidates so far.
         """
         import torch  # here, so that wrong arguments are refused without waiting for it
 
@@ -58,7 +58,7 @@ class Expectation:
 
 
 def expectation_of(champions: ArrayLike, rewards: ArrayLike) -> Expectation:
-    """From champions of many waves, scores and rewards [P, M], M waves of each prompt."""
+    """From champions of many rounds, scores and rewards [P, M], M rounds of each prompt."""
     x, r = np.asarray(champions, dtype=np.float64), np.asarray(rewards, dtype=np.float64)
     means = x.mean(1)  # [P]
     least = max(TINY * x.var(), 1e-30)

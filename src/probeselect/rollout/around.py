@@ -74,7 +74,7 @@ def own_scheduler(pipe: Any, stepper: Callable[[Any, Callable[..., Any]], Callab
 
 @contextmanager
 def quiet(pipe: Any) -> Iterator[None]:
-    """Without the pipeline's own progress bar: ours counts all waves."""
+    """Without the pipeline's own progress bar: ours counts all batches."""
     found = pipe.__dict__.get("_progress_bar_config")
     pipe.set_progress_bar_config(disable=True)
     try:

@@ -39,13 +39,13 @@ class Manner:
     decoded: bool = False  # and its pictures were those of its candidates
 
     def narrow(
-        self, name: str, wave: Sequence[Candidate], error: Exception, *, begun: bool, pictures: bool
+        self, name: str, batch: Sequence[Candidate], error: Exception, *, begun: bool, pictures: bool
     ) -> str | None:
-        """Take the next step down after a wave of several went wrong; a sentence for the user where it costs time.
+        """Take the next step down after a batch of several went wrong; a sentence for the user where it costs time.
 
         name: of the pipeline. begun: whether steps had been computed. pictures: whether there are any to copy.
         """
-        n = len(wave)
+        n = len(batch)
         if is_out_of_memory(error):
             self.most = n // 2
             return f"Out of memory with {n} candidates in a call: {self.most} at a time from here."
@@ -53,7 +53,7 @@ class Manner:
             self.copies = False
             return None
         self.copies = pictures
-        if self.mixed and len({candidate.group for candidate in wave}) > 1:
+        if self.mixed and len({candidate.group for candidate in batch}) > 1:
             self.mixed = False
             return f"{name} is right for one prompt in a call only, so prompts run one after the other."
         if isinstance(error, WRONG_TOGETHER):

@@ -45,7 +45,7 @@ from probeselect.rollout.noise import (
 )
 from probeselect.rollout.outputs import Watch, pictures_of
 from probeselect.rollout.rows import CallRows
-from probeselect.rollout.shared import Shared, WaveResult
+from probeselect.rollout.shared import BatchResult, Shared
 from probeselect.rollout.tape import DoesNotFit, Player, Prefix, Tape
 from probeselect.rollout.x0 import known_scheduler, x0_prediction
 
@@ -54,12 +54,12 @@ class _Stop(Exception):
     """Ends a pipeline run from within a module; never leaves this module."""
 
 
-class WaveRun:
-    """One run of the pipeline for the candidates of a wave; use once."""
+class BatchRun:
+    """One run of the pipeline for the candidates of a batch; use once."""
 
     def __init__(self, shared: Shared, candidates: Sequence[Candidate], prefixes: Sequence[Prefix]) -> None:
         if len({prefix.completed_steps for prefix in prefixes}) != 1:
-            raise UsageError("candidates of one wave must stand at the same step")
+            raise UsageError("candidates of one batch must stand at the same step")
         self.shared, self.backbone = shared, shared.backbone
         self.inner = inner_pipeline(self.backbone.pipe, self.backbone.denoiser)  # which has the loop
         self.candidates, self.prefixes = candidates, prefixes
@@ -83,7 +83,7 @@ class WaveRun:
         self.reader: TapReader | None = None
         self.watch = Watch(len(candidates))
 
-    def to_rung(self, rung: float, taps: Sequence[Tap], preview: bool, arguments: Mapping[str, Any]) -> WaveResult:
+    def to_rung(self, rung: float, taps: Sequence[Tap], preview: bool, arguments: Mapping[str, Any]) -> BatchResult:
         """Run to `rung`, record, read the taps, preview if asked to."""
         self.goal, self.rung, self.preview, self.wants_x0 = "rung", rung, preview, preview or X0 in taps
         if self.wants_x0:
@@ -98,15 +98,15 @@ class WaveRun:
                 maps[X0.name] = reader.latent_map(self.x0)
             embeddings = reader.prompt_embeddings(n) if taps else None
         self._keep_tape(self.steps)
-        return WaveResult(self.steps, self.total_steps, pictures, maps, embeddings, flags, self.x0)
+        return BatchResult(self.steps, self.total_steps, pictures, maps, embeddings, flags, self.x0)
 
-    def to_end(self, arguments: Mapping[str, Any], recorded_steps: int = 0) -> WaveResult:
+    def to_end(self, arguments: Mapping[str, Any], recorded_steps: int = 0) -> BatchResult:
         """Run to the finished pictures. recorded_steps: so many of the first steps are kept, to be looked at."""
         if recorded_steps:
             self.tape, self.tape_until = Tape(len(self.candidates), self.digest), recorded_steps
         pictures, flags = self._call(arguments)
         self._keep_tape(min(recorded_steps, self.steps))
-        return WaveResult(self.steps, self.steps, pictures, {}, None, flags, latents_of(self.last_step))
+        return BatchResult(self.steps, self.steps, pictures, {}, None, flags, latents_of(self.last_step))
 
     def _keep_tape(self, steps: int) -> None:
         if self.tape is None:

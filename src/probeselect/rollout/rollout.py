@@ -1,6 +1,6 @@
 """Takes the candidates of all prompts from rung to rung, and yields a `Stage` at every rung.
 
-Knows the order of candidates; does not know why a candidate is kept, nor how a batch is run (waves.py).
+Knows the order of candidates; does not know why a candidate is kept, nor how a batch is run (batches.py).
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -10,10 +10,10 @@ from probeselect.backbones.loading import Backbone
 from probeselect.backbones.taps import Tap
 from probeselect.core.candidates import Candidate
 from probeselect.core.stage import Stage
+from probeselect.rollout.batches import Batches
 from probeselect.rollout.tally import Tally
-from probeselect.rollout.waves import Waves
 
-__all__ = ["Stage", "Tally", "Waves", "rollout"]
+__all__ = ["Batches", "Stage", "Tally", "rollout"]
 
 
 def rollout(
@@ -49,15 +49,15 @@ def rollout(
         UsageError: an argument that the pipeline does not take.
         ProbeSelectError: one candidate alone does not fit the memory, or the pipeline fails with it.
     """
-    waves = Waves(backbone, candidates, arguments, batch_size, tally or Tally(), progress, say)
+    batches = Batches(backbone, candidates, arguments, batch_size, tally or Tally(), progress, say)
     running = list(candidates)
     for rung in rungs:
-        stage = waves.to_rung(running, rung, taps, previews)
+        stage = batches.to_rung(running, rung, taps, previews)
         yield stage
         if keep is not None:
             running = [running[i] for i in sorted(set(keep(stage)))]
-            waves.forget_all_but(running)
+            batches.forget_all_but(running)
         if not running:
             return
     if finish:
-        yield waves.to_end(running)
+        yield batches.to_end(running)

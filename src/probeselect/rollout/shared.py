@@ -16,7 +16,7 @@ from probeselect.rollout.memory import MemoryWatch
 
 
 @dataclass(frozen=True)
-class WaveResult:
+class BatchResult:
     """One call of the pipeline for n candidates. At a rung `pictures` are previews (None unless asked for)."""
 
     completed_steps: int
@@ -40,7 +40,7 @@ class Shared:
     notes: Callable[[str], None]
 
 
-def stage_of(candidates: Sequence[Candidate], results: Sequence[WaveResult]) -> Stage:
+def stage_of(candidates: Sequence[Candidate], results: Sequence[BatchResult]) -> Stage:
     """Batches of candidates that stand at one step, as one stage."""
     first = results[0]
     embeddings = [r.prompt_embeddings for r in results if r.prompt_embeddings is not None]

@@ -1,7 +1,7 @@
 """The one loop: open candidates, score them at the rungs, stop the weak ones, finish the rest; again, if need be.
 
-A generator of typed events that can be answered: `Scored.keep` overrules the policy, `Waves.stop` ends it early. Knows
-rounds, who waits and who is kept; does not know how scores come about, nor how a batch is run.
+A generator of typed events that can be answered: `Scored.keep` overrules the policy, `Batches.stop` ends it early.
+Knows rounds, who waits and who is kept; does not know how scores come about, nor how a batch is run.
 """
 
 import math
@@ -22,7 +22,6 @@ from probeselect.evaluators.base import Evaluator
 from probeselect.policies.diversity import spread_out
 from probeselect.policies.schedule import Schedule
 from probeselect.policies.stopping import RoundsSoFar
-from probeselect.rollout.waves import Waves
 from probeselect.select.events import Event, Finished, Judged, Kept, Scored, Stopped, Verdict
 from probeselect.select.finishing import evaluate, keep, results_of, substitutes
 from probeselect.select.records import CandidateResult, Decision, RungScore
@@ -85,17 +84,17 @@ class Rounds:
     """
 
     def __init__(
-        self, waves: Waves, candidates: Sequence[Candidate], schedule: Schedule, scorer: Scorer, options: Options
+        self, batches: Batches, candidates: Sequence[Candidate], schedule: Schedule, scorer: Scorer, options: Options
     ) -> None:
         self.began = time.perf_counter()
-        self.waves, self.schedule, self.scorer, self.options = waves, schedule, scorer, options
+        self.batches, self.schedule, self.scorer, self.options = batches, schedule, scorer, options
         self.candidates = list(candidates)
         self.records = {c: CandidateResult(c.prompt, c.seed, group=c.group) for c in candidates}
         self.prompts: dict[int, _Prompt] = {}
         for candidate in candidates:
             self.prompts.setdefault(candidate.group, _Prompt([])).candidates.append(candidate)
         recorded = options.record.taps if options.record else ()
-        scored = map(waves.backbone.tap, scorer.taps)
+        scored = map(batches.backbone.tap, scorer.taps)
         self.taps = tuple(dict.fromkeys([*scored, *recorded, *((X0,) if options.diversity else ())]))
         self.pictures: dict[Candidate, Any] = {}
         self.notes: list[str] = []
@@ -116,7 +115,7 @@ class Rounds:
         if self.cut_short:
             chosen = [c for c in chosen if c in self.pictures]
         kept = keep(chosen, self.schedule.keeps, self.records, self.options.evaluators)
-        tally = self.waves.tally
+        tally = self.batches.tally
         tally.notes += self.notes
         decisions = {group: prompt.decisions for group, prompt in self.prompts.items()}
         seconds = time.perf_counter() - self.began
@@ -142,7 +141,7 @@ class Rounds:
         going = list(running)
         places: dict[Candidate, float] = {c: math.nan for c in running}  # who runs, best first in each prompt
         for index, rung in enumerate(self.schedule.rungs):
-            stage = self.waves.to_rung(going, rung, self.taps, self.options.previews or self.scorer.previews)
+            stage = self.batches.to_rung(going, rung, self.taps, self.options.previews or self.scorer.previews)
             if self.options.record:
                 self.options.record.note(stage)
             scores = self._scores(stage)
@@ -154,7 +153,7 @@ class Rounds:
             places = {c: by_candidate[c] for c in through}
             going = [c for c in stage.candidates if c in places or c in anyway]
             waiting = [c for prompt in self.prompts.values() for c in prompt.waiting]
-            self.waves.forget_all_but([*going, *waiting])
+            self.batches.forget_all_but([*going, *waiting])
         for group in dict.fromkeys(c.group for c in running):
             mine = [(c, score) for c, score in places.items() if c.group == group]
             self.prompts[group].wait(mine, self.schedule.finish)
@@ -225,7 +224,7 @@ class Rounds:
         todo = [c for c in self.candidates if c in wanted]
         judged = [c for c in chosen if c in wanted]
         while todo:
-            for stage in self.waves.finished(todo):
+            for stage in self.batches.finished(todo):
                 for candidate, picture, flags in zip(stage.candidates, stage.pictures or (), stage.flags, strict=True):
                     record = self.records[candidate]
                     record.image, record.completed_steps, record.flags = picture, stage.completed_steps, list(flags)

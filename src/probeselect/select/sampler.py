@@ -24,7 +24,6 @@ from probeselect.rollout.arguments import check_arguments
 from probeselect.rollout.around import execution_device
 from probeselect.rollout.rollout import rollout
 from probeselect.rollout.tally import Tally
-from probeselect.rollout.waves import Waves
 from probeselect.scorers.table import load_scorer
 from probeselect.select.events import Event, Progress
 from probeselect.select.progress import StepsBar
@@ -62,7 +61,7 @@ class Run:
 
     def stop(self) -> None:
         """End the run after the step that is being computed, from any thread; what is finished by then is kept."""
-        self._rounds.waves.stop()
+        self._rounds.batches.stop()
 
     @property
     def results(self) -> list[Result]:
@@ -224,10 +223,10 @@ class SelectiveSampler:
         if progress is True:
             progress = closing.enter_context(StepsBar()).update
         tell = progress or (lambda done, planned: None)
-        waves = Waves(self.backbone, candidates, arguments, self.batch_size, Tally(), tell, LOG.warning)
+        batches = Batches(self.backbone, candidates, arguments, self.batch_size, Tally(), tell, LOG.warning)
         about = {"model": self.backbone.name, "scorer": self.scorer.name, "policy": _name_of(policy)}
         options = Options(judges, diversity, previews, record)
-        return Run(Rounds(waves, candidates, schedule, self.scorer, options), about, closing)
+        return Run(Rounds(batches, candidates, schedule, self.scorer, options), about, closing)
 
     def _true_rungs(self, rungs: Sequence[float], arguments: Mapping[str, Any]) -> list[float]:
         """The fractions that are met with so many steps, where the pipeline runs them all."""

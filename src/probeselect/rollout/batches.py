@@ -26,19 +26,19 @@ from probeselect.rollout.encoders import EncoderMemo
 from probeselect.rollout.manner import WRONG_TOGETHER, Unlike, is_out_of_memory, manner_of, one_line
 from probeselect.rollout.memory import MemoryWatch
 from probeselect.rollout.outputs import alike
-from probeselect.rollout.replay import WaveRun
+from probeselect.rollout.replay import BatchRun
 from probeselect.rollout.rows import Indivisible
-from probeselect.rollout.shared import Shared, WaveResult, stage_of
+from probeselect.rollout.shared import BatchResult, Shared, stage_of
 from probeselect.rollout.tally import Tally
 from probeselect.rollout.tape import DoesNotFit, Prefix
 
-Goal = Callable[..., WaveResult]  # of a run and its arguments
+Goal = Callable[..., BatchResult]  # of a run and its arguments
 MOST_IN_A_BATCH = 32  # candidates, where nothing is said: more are no faster, and one that fails costs more
 LOOKED_AT = 2  # steps of a batch that runs to the end at once, to see whether it was right
 
 
-class Waves:
-    """Cuts candidates into waves and runs them; keeps what was recorded, so that they can be taken further later."""
+class Batches:
+    """Cuts candidates into batches and runs them; keeps what was recorded, so that they can be taken further later."""
 
     def __init__(
         self,
@@ -87,21 +87,21 @@ class Waves:
 
     def _run(
         self, candidates: Sequence[Candidate], goal: Goal, finishing: bool
-    ) -> Iterator[tuple[Sequence[Candidate], WaveResult]]:
-        """Run all candidates in waves of near-equal size, in order."""
+    ) -> Iterator[tuple[Sequence[Candidate], BatchResult]]:
+        """Run all candidates in batches of near-equal size, in order."""
         self.running, self.rows_at_start = len(candidates), self.tally.denoiser_rows
         start = 0
         while start < len(candidates):
             if self.stopping:
                 raise Stopped
-            wave = self._next_wave(candidates[start:], finishing)
-            if (result := self._try(wave, goal, finishing)) is not None:
-                yield wave, result
-                start += len(wave)
+            batch = self._next_batch(candidates[start:], finishing)
+            if (result := self._try(batch, goal, finishing)) is not None:
+                yield batch, result
+                start += len(batch)
 
-    def _next_wave(self, left: Sequence[Candidate], finishing: bool) -> Sequence[Candidate]:
+    def _next_batch(self, left: Sequence[Candidate], finishing: bool) -> Sequence[Candidate]:
         if finishing and self.shared.memory.remembers:
-            return left[:1]  # the memory would be of the wave: only a plain call of one gives the stock picture
+            return left[:1]  # the memory would be of the batch: only a plain call of one gives the stock picture
         first = left[0]
         alike = [c.group == first.group or self.manner.mixed for c in left]
         alike = [each and self._is_recorded(c) == self._is_recorded(first) for each, c in zip(alike, left, strict=True)]
@@ -112,49 +112,49 @@ class Waves:
     def _is_recorded(self, candidate: Candidate) -> bool:
         return bool(self._prefix(candidate).calls)
 
-    def _try(self, wave: Sequence[Candidate], goal: Goal, finishing: bool) -> WaveResult | None:
-        """A wave's result; None when it is to be cut anew, or run again from the start."""
-        before = {candidate: replace(self._prefix(candidate)) for candidate in wave}
-        recorded = self._is_recorded(wave[0])
+    def _try(self, batch: Sequence[Candidate], goal: Goal, finishing: bool) -> BatchResult | None:
+        """A batch's result; None when it is to be cut anew, or run again from the start."""
+        before = {candidate: replace(self._prefix(candidate)) for candidate in batch}
+        recorded = self._is_recorded(batch[0])
         try:
-            if len(wave) > 1 and not recorded:
-                self._preflight(wave)
-            unproven = len(wave) > 1 and not recorded and not self.manner.checked
-            result = self._run_wave(wave, goal, LOOKED_AT if unproven and finishing else 0)
-            if len(wave) > 1 and finishing and self.shared.memory.remembers:
+            if len(batch) > 1 and not recorded:
+                self._preflight(batch)
+            unproven = len(batch) > 1 and not recorded and not self.manner.checked
+            result = self._run_batch(batch, goal, LOOKED_AT if unproven and finishing else 0)
+            if len(batch) > 1 and finishing and self.shared.memory.remembers:
                 raise DoesNotFit
             if unproven:
-                self._verify(wave)
-            if len(wave) > 1 and not self.manner.decoded:
-                self._verify_picture(wave, result)
-            self.manner.checked |= len(wave) > 1 and not self.shared.memory.remembers
+                self._verify(batch)
+            if len(batch) > 1 and not self.manner.decoded:
+                self._verify_picture(batch, result)
+            self.manner.checked |= len(batch) > 1 and not self.shared.memory.remembers
             return result
         except CallbackError as error:
             raise (error.__cause__ or error) from None
         except ProbeSelectError:
             raise
         except DoesNotFit as error:
-            self._restart(wave, str(error))
+            self._restart(batch, str(error))
         except Exception as error:
             self.prefixes.update(before)
-            if len(wave) == 1 and recorded and not is_out_of_memory(error):
-                self._restart(wave, "the recorded steps could not be replayed")
+            if len(batch) == 1 and recorded and not is_out_of_memory(error):
+                self._restart(batch, "the recorded steps could not be replayed")
             else:
-                self._shrink(wave, error)
+                self._shrink(batch, error)
         return None
 
-    def _run_wave(self, wave: Sequence[Candidate], goal: Goal, recorded_steps: int) -> WaveResult:
-        prefixes = [self._prefix(candidate) for candidate in wave]
+    def _run_batch(self, batch: Sequence[Candidate], goal: Goal, recorded_steps: int) -> BatchResult:
+        prefixes = [self._prefix(candidate) for candidate in batch]
         memory = self.shared.memory
         if prefixes[0].completed_steps and not prefixes[0].calls:
-            self._restart(wave, "")
+            self._restart(batch, "")
         self._steps_before = prefixes[0].recorded_steps
         memory.restore()
         memory.run_begins()
-        self._run_now = run = WaveRun(self.shared, wave, prefixes)
+        self._run_now = run = BatchRun(self.shared, batch, prefixes)
         try:
             more = {"recorded_steps": recorded_steps} if recorded_steps else {}
-            result = goal(run, self._spread(wave, self.manner.copies), **more)
+            result = goal(run, self._spread(batch, self.manner.copies), **more)
         finally:
             memory.run_ends()
             self.shared.callbacks.changes_something |= memory.restore()
@@ -163,7 +163,7 @@ class Waves:
                 prefix.calls = []
         self.tally.total_steps = result.total_steps
         self.tally.encoder_rows = self.shared.memo.computed_rows
-        self.tally.largest_wave = max(self.tally.largest_wave, len(wave))
+        self.tally.largest_wave = max(self.tally.largest_wave, len(batch))
         held = sum(prefix.nbytes for prefix in self.prefixes.values())
         self.tally.prefix_bytes = max(self.tally.prefix_bytes, held)
         return result
@@ -171,54 +171,56 @@ class Waves:
     def _prefix(self, candidate: Candidate) -> Prefix:
         return self.prefixes.setdefault(candidate, Prefix())
 
-    def _spread(self, wave: Sequence[Candidate], copies: bool) -> dict[str, Any]:
-        return spread(self.backbone, self.everyone, wave, self.arguments, copies)
+    def _spread(self, batch: Sequence[Candidate], copies: bool) -> dict[str, Any]:
+        return spread(self.backbone, self.everyone, batch, self.arguments, copies)
 
-    def _preflight(self, wave: Sequence[Candidate]) -> None:
-        """Before any step: is a candidate of the wave given what it is given alone? Raises Unlike if not."""
-        several = len({candidate.prompt for candidate in wave}) > 1
+    def _preflight(self, batch: Sequence[Candidate]) -> None:
+        """Before any step: is a candidate of the batch given what it is given alone? Raises Unlike if not."""
+        several = len({candidate.prompt for candidate in batch}) > 1
         if self.manner.checked and not several:
             return
-        new = [Prefix() for _ in wave]
-        self._run_now = run = WaveRun(self.shared, wave, new)
-        together = run.to_first_call(self._spread(wave, self.manner.copies)).collected()
-        for i in _witnesses(wave):
-            alone = WaveRun(self.shared, wave[i : i + 1], new[:1]).to_first_call(self._spread(wave[i : i + 1], False))
-            if not together.of(i, len(wave)).matches(alone.collected().of(0, 1)):
+        new = [Prefix() for _ in batch]
+        self._run_now = run = BatchRun(self.shared, batch, new)
+        together = run.to_first_call(self._spread(batch, self.manner.copies)).collected()
+        for i in _witnesses(batch):
+            alone = BatchRun(self.shared, batch[i : i + 1], new[:1]).to_first_call(
+                self._spread(batch[i : i + 1], False)
+            )
+            if not together.of(i, len(batch)).matches(alone.collected().of(0, 1)):
                 raise Unlike
 
-    def _verify(self, wave: Sequence[Candidate]) -> None:
-        """At the rung: does a candidate, replayed alone, meet at every step what it met in the wave?"""
-        for i in _witnesses(wave):
-            prefix = self.prefixes[wave[i]]
+    def _verify(self, batch: Sequence[Candidate]) -> None:
+        """At the rung: does a candidate, replayed alone, meet at every step what it met in the batch?"""
+        for i in _witnesses(batch):
+            prefix = self.prefixes[batch[i]]
             if prefix.calls:
                 try:
-                    WaveRun(self.shared, wave[i : i + 1], [prefix]).replay(self._spread(wave[i : i + 1], False))
+                    BatchRun(self.shared, batch[i : i + 1], [prefix]).replay(self._spread(batch[i : i + 1], False))
                 except (DoesNotFit, Indivisible) as error:
                     raise Unlike from error
                 finally:
                     self.shared.memory.restore()
 
-    def _verify_picture(self, wave: Sequence[Candidate], result: WaveResult) -> None:
+    def _verify_picture(self, batch: Sequence[Candidate], result: BatchResult) -> None:
         """Is the last candidate's picture the one that its latents alone are decoded to?"""
-        prefix, latents, n = self.prefixes[wave[-1]], result.latents, len(wave)
+        prefix, latents, n = self.prefixes[batch[-1]], result.latents, len(batch)
         if result.pictures is None or not isinstance(latents, Tensor) or not prefix.calls or len(latents) % n:
             return
         more = {"output_type": "pil"} if result.completed_steps < result.total_steps else {}
-        arguments = {**self._spread(wave[-1:], False), **more}
+        arguments = {**self._spread(batch[-1:], False), **more}
         try:
-            picture = WaveRun(self.shared, wave[-1:], [prefix]).to_picture(latents[n - 1 :: n], arguments)
+            picture = BatchRun(self.shared, batch[-1:], [prefix]).to_picture(latents[n - 1 :: n], arguments)
         finally:
             self.shared.memory.restore()
         if not alike(picture, result.pictures[-1]):
             raise Unlike
         self.manner.decoded = True
 
-    def _restart(self, wave: Sequence[Candidate], reason: str) -> None:
+    def _restart(self, batch: Sequence[Candidate], reason: str) -> None:
         """What was recorded of these candidates is let go; they are run from the start."""
         because = self.shared.memory.remembers or reason
-        self.tally.restarted |= {c for c in wave if self._prefix(c).completed_steps}
-        for candidate in wave:
+        self.tally.restarted |= {c for c in batch if self._prefix(c).completed_steps}
+        for candidate in batch:
             self._prefix(candidate).calls = []
         if because:
             self._note(
@@ -226,21 +228,21 @@ class Waves:
                 "their pictures are right, and some steps are computed twice."
             )
 
-    def _shrink(self, wave: Sequence[Candidate], error: Exception) -> None:
-        """Cut the next waves so that what went wrong with this one cannot happen again."""
+    def _shrink(self, batch: Sequence[Candidate], error: Exception) -> None:
+        """Cut the next batches so that what went wrong with this one cannot happen again."""
         out_of_memory = is_out_of_memory(error)
         if out_of_memory and torch.cuda.is_available():
             torch.cuda.empty_cache()
-        if len(wave) == 1 and out_of_memory:
-            raise ProbeSelectError(f"out of memory with one candidate in the wave: {one_line(error)}") from error
-        if len(wave) == 1:
+        if len(batch) == 1 and out_of_memory:
+            raise ProbeSelectError(f"out of memory with one candidate in the batch: {one_line(error)}") from error
+        if len(batch) == 1:
             raise self._failure(error) from error
         if not out_of_memory and not isinstance(error, WRONG_TOGETHER):
-            for group in dict.fromkeys(c.group for c in wave):
-                self._check_alone([next(c for c in wave if c.group == group)])
+            for group in dict.fromkeys(c.group for c in batch):
+                self._check_alone([next(c for c in batch if c.group == group)])
         most = self.manner.most
         note = self.manner.narrow(
-            type(self.backbone.pipe).__name__, wave, error, begun=self._run_now.steps > 0,
+            type(self.backbone.pipe).__name__, batch, error, begun=self._run_now.steps > 0,
             pictures=has_pictures(self.arguments),
         )  # fmt: skip
         self.tally.wave_halvings += self.manner.most != most
@@ -250,7 +252,7 @@ class Waves:
     def _check_alone(self, one: Sequence[Candidate]) -> None:
         """Does the pipeline begin at all, with one candidate? If not, a smaller batch is no help."""
         try:
-            WaveRun(self.shared, one, [Prefix()]).to_first_call(self._spread(one, False))
+            BatchRun(self.shared, one, [Prefix()]).to_first_call(self._spread(one, False))
         except ProbeSelectError:
             raise
         except Exception as error:
@@ -264,8 +266,8 @@ class Waves:
         early = isinstance(error, ValueError | TypeError) and not self._run_now.calls
         return UsageError(told) if early else ProbeSelectError(told)
 
-    def _count(self, wave: Sequence[Candidate], modules: Sequence[str]) -> None:
-        self.tally.count(wave, modules, not all(is_helper(name) for name in modules))
+    def _count(self, batch: Sequence[Candidate], modules: Sequence[str]) -> None:
+        self.tally.count(batch, modules, not all(is_helper(name) for name in modules))
         planned = self.rows_at_start + self.running * (self._run_now.total_steps - self._steps_before)
         self.progress(self.tally.denoiser_rows, max(planned, self.tally.denoiser_rows))
         if self.stopping and self._run_now.steps < self._run_now.total_steps:  # one that is at its end is decoded
@@ -278,17 +280,17 @@ class Waves:
 
 
 def _to_rung(
-    run: WaveRun, arguments: Mapping[str, Any], *, rung: float, taps: Sequence[Tap], preview: bool
-) -> WaveResult:
+    run: BatchRun, arguments: Mapping[str, Any], *, rung: float, taps: Sequence[Tap], preview: bool
+) -> BatchResult:
     return run.to_rung(rung, taps, preview, arguments)
 
 
-def _to_end(run: WaveRun, arguments: Mapping[str, Any], recorded_steps: int = 0) -> WaveResult:
+def _to_end(run: BatchRun, arguments: Mapping[str, Any], recorded_steps: int = 0) -> BatchResult:
     return run.to_end(arguments, recorded_steps)
 
 
-def _witnesses(wave: Sequence[Candidate]) -> list[int]:
+def _witnesses(batch: Sequence[Candidate]) -> list[int]:
     """Candidates to look at: the last, and those of the shortest and the longest prompt, which padding tells apart."""
-    by_length = sorted(range(len(wave)), key=lambda i: len(wave[i].prompt))
-    several = len({candidate.prompt for candidate in wave}) > 1
-    return list(dict.fromkeys([len(wave) - 1, *([by_length[0], by_length[-1]] if several else [])]))
+    by_length = sorted(range(len(batch)), key=lambda i: len(batch[i].prompt))
+    several = len({candidate.prompt for candidate in batch}) > 1
+    return list(dict.fromkeys([len(batch) - 1, *([by_length[0], by_length[-1]] if several else [])]))

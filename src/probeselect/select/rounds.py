@@ -22,6 +22,7 @@ from probeselect.evaluators.base import Evaluator
 from probeselect.policies.diversity import spread_out
 from probeselect.policies.schedule import Schedule
 from probeselect.policies.stopping import RoundsSoFar
+from probeselect.rollout.batches import Batches
 from probeselect.select.events import Event, Finished, Judged, Kept, Scored, Stopped, Verdict
 from probeselect.select.finishing import evaluate, keep, results_of, substitutes
 from probeselect.select.records import CandidateResult, Decision, RungScore

@@ -22,6 +22,7 @@ from probeselect.policies.policy import Policy
 from probeselect.policies.stopping import StoppingRule, UntilLikely
 from probeselect.rollout.arguments import check_arguments
 from probeselect.rollout.around import execution_device
+from probeselect.rollout.batches import Batches
 from probeselect.rollout.rollout import rollout
 from probeselect.rollout.tally import Tally
 from probeselect.scorers.table import load_scorer

@@ -156,6 +156,30 @@ def killed_at(operation: int, task: Callable[[], None]) -> bool:
     return _was_killed(ended(forked(planted)))
 
 
+def killed_putting(name: str, moment: str, task: Callable[[], None]) -> bool:
+    """Run `task` in a fork that dies when a file is put in its place; False when it came to its end before.
+
+    name: the file's. moment: when "half" of it is there under another name, the "whole" of it, or when it is "named".
+    """
+
+    def planted() -> None:
+        usual = os.rename
+
+        def rename(source: Any, target: Any) -> None:
+            if Path(target).name != name:
+                return usual(source, target)
+            if moment == "half":
+                os.truncate(source, os.stat(source).st_size // 2)
+            if moment == "named":
+                usual(source, target)
+            os.kill(os.getpid(), signal.SIGKILL)
+
+        os.rename = rename
+        task()
+
+    return _was_killed(ended(forked(planted)))
+
+
 def killed_after(seconds: float, task: Callable[[], None]) -> bool:
     """Run `task` in a fork and kill it after a time; False when it came to its end before."""
     pid = forked(task)

@@ -184,7 +184,7 @@ SAID = [
     ("probe", "rungs", "[0.2, 1.5]", "rungs[1] = 1.5: must be a number above 0 and below 1"),
     ("probe", "taps", '["mid"]', "taps, tap_channels and projected_channels must be of one length"),
     ("probe", "fusions", '[{"evaluator": "a", "rung": 0.2, "probe": 1e400, "preview": 1}]', "fusions[0].probe = 1e400"),
-    ("probe", "training", '{"split": {"val_share": 2, "test_share": 0}}', "training.split.val_share = 2: must be a"),
+    ("probe", "training", '{"options": {"val_share": 2}}', "training.options.val_share = 2: must be a number"),
     ("probe", "format", "2", "format = 2: this version reads format 1"),
     ("probe", "a\\n\\u001bb", "1", "unknown field 'a\\n\\x1bb'"),
     ("dataset", "prompts", '{"count": 1000000000000000000, "sha256": ""}', "prompts.count = 1000000000000000000: must"),

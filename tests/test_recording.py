@@ -97,8 +97,8 @@ def test_a_full_folder_is_left_as_it_is(backbone, tmp_path):
 
 
 def test_a_probe_is_trained_on_what_was_recorded(backbone, tmp_path):
-    from probeselect.probe.train_job import TrainJob, TrainRun
-    from probeselect.probe.training import TrainingSettings
+    from probeselect.probe.options import TrainOptions
+    from probeselect.probe.train_job import TrainRun
 
     prompts = [f"prompt {i}" for i in range(12)]
     run(backbone, recorder(backbone, tmp_path / "data", share=0.5), prompts=prompts)
@@ -106,9 +106,8 @@ def test_a_probe_is_trained_on_what_was_recorded(backbone, tmp_path):
     assert list(score(dataset, Redness())) == list(range(12))
     table = table_of(Dataset(dataset.folder))
     assert 12 < table.valid("redness").sum() < 48  # those who were finished, and no others
-    settings = TrainingSettings(epochs=1, groups_per_batch=4)
-    job = TrainJob(dataset.folder, tmp_path / "probe", ("redness",), kind="scalar", settings=settings, val_share=0.3)
-    training = TrainRun(job, {})
+    options = TrainOptions(("redness",), kind="scalar", epochs=1, groups_per_batch=4, val_share=0.3)
+    training = TrainRun(Dataset(dataset.folder), tmp_path / "probe", options, {})
     list(training.epochs())
     assert np.isfinite(training.history[0].loss)
 

@@ -12,7 +12,7 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 from matplotlib.figure import Figure
-from test_train_job import SETTINGS, Brightness, planted, run
+from test_train_job import OPTIONS, Brightness, planted, run
 
 from probeselect.cli import main
 from probeselect.core.errors import UsageError
@@ -31,7 +31,6 @@ from probeselect.evaluation.timing import Timing
 from probeselect.policies.plans import FixedPlan
 from probeselect.probe.files import load_probe, save_probe
 from probeselect.probe.splits import digest_of, read_seen
-from probeselect.probe.train_job import TrainJob
 
 HOSTILE = "</script><img src=x onerror=alert(1)>"
 
@@ -157,8 +156,7 @@ def trained(tmp_path_factory):
     """A dataset with previews, and a probe of it."""
     folder = tmp_path_factory.mktemp("judged")
     data = planted(folder / "data", previews=True)
-    job = TrainJob(data.folder, folder / "mine", ("brightness",), kind="scalar", settings=SETTINGS, val_share=0.2)
-    run(job).finish("x")
+    run(data, folder / "mine", replace(OPTIONS, kind="scalar")).finish("x")
     return data.folder, folder / "mine"
 
 

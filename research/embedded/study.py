@@ -25,8 +25,9 @@ from probeselect.probe.files import Probe, save_probe
 from probeselect.probe.initial import new_probe
 from probeselect.probe.losses import annealed
 from probeselect.probe.maps import orthonormal, project, reduced
+from probeselect.probe.options import TrainOptions
 from probeselect.probe.scorer import ProbeScorer
-from probeselect.probe.training import Training, TrainingSettings
+from probeselect.probe.training import Training
 from research.embedded.groups import EVALUATORS, TAPS, finished_pictures, load_groups, load_source
 from research.embedded.measure import evaluator_noise, figures
 from research.embedded.study_report import write_study
@@ -144,7 +145,7 @@ def judged(probe: Probe, table: Table, judges: dict[str, Evaluator], name: str, 
     return figures(scores, table.tensors[f"reward/{name}"])
 
 
-def _annealed(settings: TrainingSettings, epoch: int) -> dict[str, float]:
+def _annealed(settings: TrainOptions, epoch: int) -> dict[str, float]:
     """Temperature and margin at the end of an epoch."""
     done = (epoch + 1) / settings.epochs
     return {"temperature": annealed(settings.temperature, done), "margin": annealed(settings.margin, done)}

@@ -3,12 +3,11 @@
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
-from probeselect.probe.objective import Weights
-from probeselect.probe.training import TrainingSettings
+from probeselect.probe.options import TrainOptions
 from research.embedded.groups import RUNGS, TAPS
 from research.embedded.state import has_quick_bf16
 
-SETTINGS = TrainingSettings(epochs=5, bf16=has_quick_bf16())
+SETTINGS = TrainOptions(epochs=5, bf16=has_quick_bf16())
 
 
 @dataclass(frozen=True)
@@ -33,12 +32,13 @@ class Variant:
     rungs: tuple[float, ...] = RUNGS
     prompts: int | None = 640
     width: int = 48
-    settings: TrainingSettings = field(default=SETTINGS)
+    settings: TrainOptions = field(default=SETTINGS)
     may_ship: bool = False
 
 
-def weighted(ranking: float, contrast: float, distillation: float, **changes: object) -> TrainingSettings:
-    return replace(SETTINGS, weights=replace(Weights(ranking, contrast, distillation), **changes))  # type: ignore[arg-type]
+def weighted(ranking: float, contrast: float, distillation: float, **changes: object) -> TrainOptions:
+    weights = {"ranking_weight": ranking, "contrast_weight": contrast, "distillation_weight": distillation}
+    return replace(SETTINGS, **weights, **changes)  # type: ignore[arg-type]
 
 
 def variants(model: str) -> list[Variant]:
@@ -50,10 +50,10 @@ def variants(model: str) -> list[Variant]:
     def row(question: str, name: str, **changes: object) -> Variant:
         return replace(base, question=question, name=name, **changes)  # type: ignore[arg-type]
 
-    def scalar(name: str, settings: TrainingSettings, **changes: object) -> Variant:
+    def scalar(name: str, settings: TrainOptions, **changes: object) -> Variant:
         return row("loss", name, kind="scalar", settings=settings, **changes)
 
-    paper, over_batch = weighted(1.0, 10.0, 0.0), weighted(1.0, 10.0, 0.0, ranked_by="listwise-batch")
+    paper, over_batch = weighted(1.0, 10.0, 0.0), weighted(1.0, 10.0, 0.0, ranking="listwise-batch")
     everything = replace(SETTINGS, epochs=10)
     rows = [
         base,
@@ -72,7 +72,7 @@ def variants(model: str) -> list[Variant]:
         *rows,
         row("loss", "distillation alone", settings=weighted(0.0, 0.0, 1.0)),
         row("loss", "distillation + Eq. 5", settings=weighted(0.3, 0.0, 1.0)),
-        row("loss", "distillation + Eq. 5, batch", settings=weighted(0.3, 0.0, 1.0, ranked_by="listwise-batch")),
+        row("loss", "distillation + Eq. 5, batch", settings=weighted(0.3, 0.0, 1.0, ranking="listwise-batch")),
         row("projection", "random, 8 channels", maps=Maps(8)),
         row("projection", "PCA, 8 channels", maps=Maps(8, "pca")),
         row("projection", "all channels, learned", maps=Maps(None)),
@@ -81,13 +81,13 @@ def variants(model: str) -> list[Variant]:
         row("heads", "scene-clip alone", evaluators=("scene-clip",)),
         row("heads", "scene-check + scene-clip", evaluators=("scene-check", "scene-clip")),
         scalar("scalar head, Eq. 5", weighted(1.0, 0.0, 0.0)),
-        scalar("scalar head, z-scores", weighted(1.0, 0.0, 0.0, ranked_by="regression")),
+        scalar("scalar head, z-scores", weighted(1.0, 0.0, 0.0, ranking="regression")),
         row("rung", "trained at 0.2 alone", rungs=(0.2,)),
         row("annealing", "fine throughout", settings=replace(SETTINGS, temperature=(0.25, 0.25), margin=(0.0, 0.0))),
         row("annealing", "coarse throughout", settings=replace(SETTINGS, temperature=(1.0, 1.0), margin=(0.4, 0.4))),
-        row("loss", "distillation + pairwise", settings=weighted(0.3, 0.0, 1.0, ranked_by="pairwise")),
-        row("loss", "distillation + ListNet", settings=weighted(0.3, 0.0, 1.0, ranked_by="listnet")),
-        row("loss", "distillation + z-scores", settings=weighted(0.3, 0.0, 1.0, ranked_by="regression")),
+        row("loss", "distillation + pairwise", settings=weighted(0.3, 0.0, 1.0, ranking="pairwise")),
+        row("loss", "distillation + ListNet", settings=weighted(0.3, 0.0, 1.0, ranking="listnet")),
+        row("loss", "distillation + z-scores", settings=weighted(0.3, 0.0, 1.0, ranking="regression")),
         row("loss", "Eq. 5 through the formula", settings=weighted(1.0, 0.0, 0.0)),
         scalar("scalar head, Eq. 5 + 0.1 Eq. 6", weighted(1.0, 0.1, 0.0)),
         row("seed", "another seed", settings=replace(SETTINGS, seed=1)),

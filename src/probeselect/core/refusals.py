@@ -107,6 +107,14 @@ def _suits(kind: inspect.Type | None, value: Any) -> bool:
     return number if isinstance(value, _AsWritten) else isinstance(kind, inspect.StrType | inspect.LiteralType)
 
 
+def bounds(kind: inspect.IntType | inspect.FloatType) -> str:
+    """The range of a number in words: "above 0 and below 1"; empty where there is none."""
+    ends = (("above", kind.gt), ("from", kind.ge), ("below", kind.lt), ("to", kind.le))
+    limits = " ".join(f"{word} {limit:.12g}" for word, limit in ends if limit is not None)
+    multiple = "" if kind.multiple_of is None else f", a multiple of {kind.multiple_of}"
+    return limits.replace(" below", " and below") + multiple
+
+
 def _wanted(kind: inspect.Type) -> str:
     """A type in words."""
     match kind:
@@ -117,10 +125,7 @@ def _wanted(kind: inspect.Type) -> str:
             return " or ".join(map(repr, kind.values))
         case inspect.IntType() | inspect.FloatType():
             name = "a whole number" if isinstance(kind, inspect.IntType) else "a number"
-            bounds = (("above", kind.gt), ("from", kind.ge), ("below", kind.lt), ("to", kind.le))
-            limits = [f"{word} {limit:.12g}" for word, limit in bounds if limit is not None]
-            bounded = f"{name} {' '.join(limits)}".strip().replace(" below", " and below")
-            return bounded if kind.multiple_of is None else f"{bounded}, a multiple of {kind.multiple_of}"
+            return f"{name} {bounds(kind)}".strip().replace(" ,", ",")
         case inspect.ListType() | inspect.VarTupleType():
             lengths = (("at least", kind.min_length), ("at most", kind.max_length))
             sizes = " and ".join(f"{word} {size}" for word, size in lengths if size is not None)

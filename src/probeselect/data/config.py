@@ -95,7 +95,7 @@ def pin_config(folder: Path, config: DatasetConfig) -> None:
         write_file(folder / CONFIG, wanted)
         return
     read_config(folder)
-    if lines := list(_differences(_fields(folder), json.loads(wanted))):
+    if lines := list(differences(_fields(folder), json.loads(wanted))):
         raise UsageError(f"{folder / CONFIG}: this dataset was made otherwise: {'; '.join(lines)}")
 
 
@@ -110,11 +110,11 @@ def _fields(folder: Path) -> dict[str, Any]:
     return read_json(folder / CONFIG, dict[str, Any])
 
 
-def _differences(found: Mapping[str, Any], wanted: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
+def differences(found: Mapping[str, Any], wanted: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
     """A phrase for every field in which two configurations differ."""
     for key in sorted(set(found) | set(wanted)):
         a, b = found.get(key), wanted.get(key)
         if isinstance(a, Mapping) and isinstance(b, Mapping):
-            yield from _differences(a, b, f"{prefix}{key}.")
+            yield from differences(a, b, f"{prefix}{key}.")
         elif a != b and prefix + key not in FREE_TO_DIFFER:
             yield f"{prefix}{key} was {json.dumps(a)}, now {json.dumps(b)}"

@@ -17,8 +17,8 @@ from probeselect.evaluation.rows import LeakRow
 from probeselect.probe.blind import shuffled_activations, without_activations
 from probeselect.probe.checks import text_only_probe, verdict
 from probeselect.probe.files import Probe
+from probeselect.probe.options import TrainOptions
 from probeselect.probe.scorer import ProbeScorer
-from probeselect.probe.training import TrainingSettings
 from probeselect.scorers.context import context_of
 from probeselect.scorers.table import can_read, scorers_for
 
@@ -67,7 +67,7 @@ def text_only(table: ScoreTable, groups: Table, like: Probe) -> ScoreTable:
     scores = np.zeros(table.rewards.shape)
     rung = like.config.rungs[-1]
     for mine, others in (halves, halves[::-1]):
-        blind = text_only_probe(like, groups.take(mine), groups.take(others), TrainingSettings())
+        blind = text_only_probe(like, groups.take(mine), groups.take(others), TrainOptions())
         asked = without_activations(groups.take(others))
         scores[others.numpy()] = scores_of(ProbeScorer(blind, table.evaluator), asked, rung).numpy()
     steps = {step for scorer in table.scorers for step in scorer.scores}

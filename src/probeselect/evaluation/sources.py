@@ -131,9 +131,9 @@ def prompts_not_seen(
 
 def _is_its_own(prompts: Sequence[str], trained: Trained) -> bool:
     """Whether a probe was trained on the training part of just these prompts."""
-    if (split := trained.split) is None:
+    if (options := trained.options) is None:
         return False
-    part = [prompt for prompt in prompts if part_of(prompt, split.val_share, split.test_share) == "train"]
+    part = [prompt for prompt in prompts if part_of(prompt, options.val_share, options.test_share) == "train"]
     return trained.train_prompts == digest_of_all(part)
 
 

@@ -14,8 +14,9 @@ from probeselect.probe.config import Fusion
 from probeselect.probe.fusion import fit_fusion
 from probeselect.probe.initial import new_probe
 from probeselect.probe.network import ProbeNetwork
+from probeselect.probe.options import TrainOptions
 from probeselect.probe.scorer import ProbeScorer
-from probeselect.probe.training import Training, TrainingSettings
+from probeselect.probe.training import Training
 
 TEXT_ONLY_GROUPS, TEXT_ONLY_EPOCHS = 512, 2
 LEAK_ERRORS = 3.5  # standard errors from zero at which a blind scorer's figure is a leak
@@ -25,17 +26,17 @@ def text_only_probe(
     like: ProbeNetwork,
     train: Table,
     val: Table,
-    settings: TrainingSettings,
+    options: TrainOptions,
     device: torch.device | str = "cpu",
 ) -> ProbeNetwork:
     """A probe of the same kind, trained for a while on some prompts without their activations."""
     config = like.config
     train = without_activations(train.take(torch.arange(min(TEXT_ONLY_GROUPS, len(train)))))
-    settings = replace(settings, epochs=TEXT_ONLY_EPOCHS, patience=None)
+    options = replace(options, epochs=TEXT_ONLY_EPOCHS, patience=None)
     projections = {tap: like.basis(tap).cpu() for tap in config.taps}
-    torch.manual_seed(settings.seed)
+    torch.manual_seed(options.seed)
     probe = new_probe(train, config.heads, config.backbone, config, config.rungs, projections, config.width).to(device)
-    for _ in Training(probe, train, without_activations(val), like.evaluators, settings).epochs():
+    for _ in Training(probe, train, without_activations(val), like.evaluators, options).epochs():
         pass
     return probe
 

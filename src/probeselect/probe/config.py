@@ -2,7 +2,7 @@
 
 import math
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import msgspec
 from msgspec import Meta
@@ -11,6 +11,8 @@ from probeselect.core.description import Description, Size
 from probeselect.core.errors import UsageError
 from probeselect.core.files import checked, read_json, to_json
 from probeselect.core.names import is_plain_name
+from probeselect.probe.options import TrainOptions
+from probeselect.probe.ranges import Rung, Width
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -19,11 +21,8 @@ CONFIG = "config.json"
 FORMAT = 1
 MAX_CONFIG = 1 << 20  # bytes
 MAX_FEATURES = 1 << 24  # values of one picture's features
-NORM_GROUPS = 8  # of channels, in every normalisation of the network
 RUNG_TOLERANCE = 0.026  # a rung in between: half a step of 20
 
-Rung = Annotated[float, Meta(gt=0, lt=1)]
-Share = Annotated[float, Meta(ge=0, lt=1)]
 Sizes = Annotated[tuple[Size, ...], Meta(min_length=1, max_length=64)]  # one for every tap
 
 
@@ -56,19 +55,11 @@ class Fusion(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return self.probe * scores + self.preview * rewards
 
 
-class Split(msgspec.Struct, frozen=True):
-    """Shares of the prompts that were kept from training."""
-
-    val_share: Share
-    test_share: Share
-
-
 class Trained(msgspec.Struct, frozen=True, omit_defaults=True):
     """How a probe was trained; nothing of it is known of one that has no such record."""
 
-    split: Split | None = None
     train_prompts: str = ""  # digest of all of them, in their order
-    settings: dict[str, Any] = msgspec.field(default_factory=dict)  # as they were, for people
+    options: TrainOptions | None = None  # with the taps, rungs and evaluators that the dataset had
 
 
 class ProbeConfig(Description, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -84,7 +75,7 @@ class ProbeConfig(Description, frozen=True, kw_only=True, forbid_unknown_fields=
     grid: Annotated[int, Meta(ge=1, le=1024)] = (
         16  # height and width that maps are brought to; their aspect ratio is kept
     )
-    width: Annotated[int, Meta(ge=NORM_GROUPS, le=65536, multiple_of=NORM_GROUPS)] = 32
+    width: Width = 32
     format: int = FORMAT
     fusions: Annotated[tuple[Fusion, ...], Meta(max_length=4096)] = ()  # with the preview's reward
     training: Trained = Trained()

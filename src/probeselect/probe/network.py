@@ -17,8 +17,9 @@ from probeselect.core.description import Description
 from probeselect.core.errors import UsageError
 from probeselect.core.stage import Stage
 from probeselect.evaluators.base import Evaluator
-from probeselect.probe.config import NORM_GROUPS, RUNG_TOLERANCE, Head, ProbeConfig, module_name
+from probeselect.probe.config import RUNG_TOLERANCE, Head, ProbeConfig, module_name
 from probeselect.probe.maps import orthonormal, project, sinusoid, to_grid
+from probeselect.probe.ranges import NORM_GROUPS
 
 
 class _Block(nn.Module):

@@ -3,9 +3,6 @@
 Knows one batch of groups; does not know epochs, optimizers or files.
 """
 
-from dataclasses import dataclass
-from typing import Literal
-
 import torch
 from torch import Tensor, nn
 
@@ -20,24 +17,9 @@ from probeselect.probe.losses import (
     standardised_regression,
 )
 from probeselect.probe.network import ProbeNetwork
+from probeselect.probe.options import Ranking, TrainOptions
 
 CONTRAST_TEMPERATURE = 0.1
-RANKINGS = ("listwise", "listwise-batch", "pairwise", "listnet", "regression")
-Ranking = Literal["listwise", "listwise-batch", "pairwise", "listnet", "regression"]
-
-
-@dataclass(frozen=True)
-class Weights:
-    """How much each loss counts, and which one ranks."""
-
-    ranking: float = 0.3
-    contrast: float = 0.02
-    distillation: float = 1.0
-    ranked_by: Ranking = "listwise"
-
-    def __post_init__(self) -> None:
-        if self.ranked_by not in RANKINGS:
-            raise UsageError(f"ranked_by = {self.ranked_by!r}: is not one of {', '.join(RANKINGS)}")
 
 
 def within_prompt_spread(rewards: Tensor, valid: Tensor) -> float:
@@ -52,23 +34,21 @@ def within_prompt_spread(rewards: Tensor, valid: Tensor) -> float:
 class Objective(nn.Module):
     """The loss of a probe on groups of a table.
 
-    A module because Eq. 6 brings weights of its own, the projection of the prompt embedding.
+    A module because Eq. 6 brings weights of its own, the projection of the prompt embedding. Raises UsageError for a
+    head that no loss would train.
     """
 
-    def __init__(
-        self,
-        probe: ProbeNetwork,
-        table: Table,
-        weights: Weights,
-        bf16: bool = False,
-    ) -> None:
+    def __init__(self, probe: ProbeNetwork, table: Table, options: TrainOptions) -> None:
         super().__init__()
-        self.probe, self.table, self.weights, self.bf16 = probe, table, weights, bf16
+        for head in probe.config.heads:
+            if not options.ranking_weight and (head.kind == "scalar" or not options.distillation_weight):
+                raise UsageError(f"ranking_weight = 0: must be above 0, nothing else trains the head {head.evaluator}")
+        self.probe, self.table, self.options = probe, table, options
         self.valid = {head.evaluator: table.valid(head.evaluator) for head in probe.config.heads}  # [G, N]
         self.rewards = {name: table.tensors[f"reward/{name}"] for name in self.valid}
         self.spread = {name: within_prompt_spread(self.rewards[name], mask) for name, mask in self.valid.items()}
         width = probe.config.prompt_width
-        self.text_projection = nn.Linear(width, 2 * probe.config.width) if width and weights.contrast else None
+        self.text_projection = nn.Linear(width, 2 * probe.config.width) if width and options.contrast_weight else None
 
     def forward(
         self, rows: Tensor, rung: float, temperature: float, margin: float, part: slice = slice(None)
@@ -80,7 +60,7 @@ class Objective(nn.Module):
         device = next(self.probe.parameters()).device
         own = rows[part]
         stage = self.table.stage(own, rung, self.probe.config.taps)
-        with torch.autocast(device.type, torch.bfloat16, enabled=self.bf16):
+        with torch.autocast(device.type, torch.bfloat16, enabled=self.options.bf16):
             encoded, condition = self.probe.encode_stage(stage)
         encoded, condition = encoded.float(), condition.float()
         losses = [
@@ -93,7 +73,7 @@ class Objective(nn.Module):
             text = self.text_projection(self.table.tensors["prompt"][rows].float().to(device))  # [R, 2W]
             valid = self.table.tensors["valid"][own].to(device)
             first = range(len(rows))[part].start
-            loss = loss + self.weights.contrast * info_nce(pooled, text, valid, CONTRAST_TEMPERATURE, first)
+            loss = loss + self.options.contrast_weight * info_nce(pooled, text, valid, CONTRAST_TEMPERATURE, first)
         return loss
 
     def _head_loss(
@@ -111,16 +91,16 @@ class Objective(nn.Module):
         valid, rewards = self.valid[name][rows].to(device), self.rewards[name][rows].to(device)  # [R, N]
         loss = torch.zeros((), device=device)
         if (formula := self.probe.formula(name)) is not None:
-            if self.weights.distillation:
+            if self.options.distillation_weight:
                 target = self.table.tensors[f"features/{name}"][rows].flatten(0, 1).float().to(device)
-                loss = loss + self.weights.distillation * self._distance(name, predicted, target, valid)
+                loss = loss + self.options.distillation_weight * self._distance(name, predicted, target, valid)
             scores = formula.score(predicted, prompts).view(valid.shape) / self.spread[name]
         else:
             scores = predicted.view(valid.shape)
-        if self.weights.ranking:
+        if self.options.ranking_weight:
             units = rewards / self.spread[name]
-            loss = loss + self.weights.ranking * rank_by(
-                self.weights.ranked_by, scores, units, valid, temperature, margin
+            loss = loss + self.options.ranking_weight * rank_by(
+                self.options.ranking, scores, units, valid, temperature, margin
             )
         return loss
 

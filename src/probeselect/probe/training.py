@@ -6,48 +6,21 @@ or step, so a run that goes on from a saved state ends with the very same weight
 
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from probeselect.core.errors import UsageError
 from probeselect.core.metrics import gain_share, within_prompt_spearman
 from probeselect.data.dataset import scores_of
 from probeselect.data.table import Table
 from probeselect.evaluators.base import Evaluator
 from probeselect.probe.losses import annealed
 from probeselect.probe.network import ProbeNetwork
-from probeselect.probe.objective import Objective, Weights
+from probeselect.probe.objective import Objective
+from probeselect.probe.options import TrainOptions
 from probeselect.probe.scorer import ProbeScorer
-
-
-@dataclass(frozen=True)
-class TrainingSettings:
-    """The losses and the schedule. The ranking's temperature and margin fall over the run, coarse to fine."""
-
-    epochs: int = 10
-    groups_per_batch: int = 8
-    rate: float = 2e-3
-    warmup: float = 0.1  # share of the steps
-    weight_decay: float = 0.02
-    weights: Weights = field(default_factory=Weights)
-    temperature: tuple[float, float] = (1.0, 0.25)  # in units of the spread of scores within a prompt
-    margin: tuple[float, float] = (0.4, 0.0)  # in units of the evaluator's spread within a prompt
-    ema_decay: float = 0.99
-    patience: int | None = None  # epochs without a better val figure; None: all epochs
-    bf16: bool = False  # the encoder's arithmetic; worth it where the processor multiplies bf16 faster
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        for name in ("epochs", "groups_per_batch"):
-            if getattr(self, name) < 1:
-                raise UsageError(f"{name} = {getattr(self, name)}: must be at least 1")
-        if not 0 < self.rate < 1 or not 0 <= self.ema_decay < 1 or not 0 <= self.warmup < 1:
-            raise UsageError(f"rate {self.rate}, ema_decay {self.ema_decay}, warmup {self.warmup}: must be below 1")
-        if min(self.temperature) <= 0 or min(self.margin) < 0:
-            raise UsageError(f"temperature {self.temperature} must be above 0, margin {self.margin} not below")
 
 
 @dataclass(frozen=True)
@@ -85,29 +58,27 @@ class Training:
         train: Table,
         val: Table,
         evaluators: Mapping[str, Evaluator],
-        settings: TrainingSettings,
+        options: TrainOptions,
         rank: int = 0,
         world: int = 1,
     ) -> None:
-        torch.manual_seed(settings.seed)
+        torch.manual_seed(options.seed)
         probe.evaluators.update(evaluators)
-        self.probe, self.train, self.val, self.settings = probe, train, val, settings
+        self.probe, self.train, self.val, self.options = probe, train, val, options
         self.rank, self.world = rank, world
-        self.objective = Objective(probe, train, settings.weights, settings.bf16)
+        self.objective = Objective(probe, train, options)
         self.objective.to(next(probe.parameters()).device)
-        self.optimizer = torch.optim.AdamW(
-            self.objective.parameters(), settings.rate, weight_decay=settings.weight_decay
-        )
+        self.optimizer = torch.optim.AdamW(self.objective.parameters(), options.rate, weight_decay=options.weight_decay)
         self.average = {name: value.detach().clone() for name, value in probe.state_dict().items()}
         self.best = {name: value.clone() for name, value in self.average.items()}
         self.best_spearman, self.best_epoch = -math.inf, -1
         self.epoch = self.step = 0
-        self.batches = -(-len(train) // settings.groups_per_batch)
+        self.batches = -(-len(train) // options.groups_per_batch)
 
     def epochs(self) -> Iterator[Epoch]:
         """Train; yield after every epoch, while the probe holds the averaged weights. At the end it holds the best."""
-        settings = self.settings
-        while self.epoch < settings.epochs and not self._has_stalled():
+        options = self.options
+        while self.epoch < options.epochs and not self._has_stalled():
             loss = self._one_epoch()
             current = {name: value.clone() for name, value in self.probe.state_dict().items()}
             self.probe.load_state_dict(self.average)
@@ -126,23 +97,23 @@ class Training:
         self.probe.eval()
 
     def _has_stalled(self) -> bool:
-        patience = self.settings.patience
+        patience = self.options.patience
         return patience is not None and self.best_epoch >= 0 and self.epoch - self.best_epoch > patience
 
     def _one_epoch(self) -> float:
-        settings, rungs = self.settings, self.probe.config.rungs
-        total = settings.epochs * self.batches
-        draw = torch.Generator().manual_seed(settings.seed * 1_000_003 + self.epoch)
+        options, rungs = self.options, self.probe.config.rungs
+        total = options.epochs * self.batches
+        draw = torch.Generator().manual_seed(options.seed * 1_000_003 + self.epoch)
         self.probe.train()
         losses = []
-        for rows in torch.randperm(len(self.train), generator=draw).split(settings.groups_per_batch):
+        for rows in torch.randperm(len(self.train), generator=draw).split(options.groups_per_batch):
             rung = rungs[int(torch.randint(len(rungs), (), generator=draw))]
             done = self.step / max(total - 1, 1)
             loss = self.objective(
                 rows,
                 rung,
-                annealed(settings.temperature, done),
-                annealed(settings.margin, done),
+                annealed(options.temperature, done),
+                annealed(options.margin, done),
                 self._share(len(rows)),
             )
             self.optimizer.zero_grad(set_to_none=True)
@@ -150,10 +121,10 @@ class Training:
             self._share_gradients()
             nn.utils.clip_grad_norm_(self.objective.parameters(), 1.0)
             for group in self.optimizer.param_groups:
-                group["lr"] = settings.rate * warmup_and_cosine(self.step, total, settings.warmup)
+                group["lr"] = options.rate * warmup_and_cosine(self.step, total, options.warmup)
             self.optimizer.step()
             self.step += 1
-            decay = min(settings.ema_decay, (1 + self.step) / (10 + self.step))
+            decay = min(options.ema_decay, (1 + self.step) / (10 + self.step))
             for name, value in self.probe.state_dict().items():
                 self.average[name].lerp_(value.to(self.average[name].dtype), 1 - decay)
             losses.append(loss.item())

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from probeselect.commands.options import Json, Model, check_dtype, fractions, pipeline_arguments
+from probeselect.commands.options import Json, Model, check_dtype, check_source, fractions, pipeline_arguments
 from probeselect.commands.registry import command
 from probeselect.core.errors import UsageError
 from probeselect.core.rungs import check_met, validate_rungs
@@ -137,14 +137,21 @@ def score(
     as_json: Json = False,
 ) -> None:
     """Add rewards to the pictures of a dataset; what is there already is left alone."""
+    from probeselect.evaluators.table import parse_evaluators
+
+    named = parse_evaluators(evaluators)
+    if not named:
+        raise UsageError("--evaluators: name at least one")
+    check_source(folder)
+
     from probeselect.collect.loop import parse_part
     from probeselect.data.dataset import Dataset
-    from probeselect.evaluators.table import parse_evaluators
 
     dataset, part_of = Dataset(folder), parse_part(part)
     named = parse_evaluators(evaluators)
     if not named:
         raise UsageError("--evaluators: name at least one")
+    check_source(folder)
 
     from tqdm import tqdm
 

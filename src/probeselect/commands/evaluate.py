@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from probeselect.commands.options import Json, check_folder, once
+from probeselect.commands.options import Json, check_folder, check_source, once
 from probeselect.commands.registry import command
 from probeselect.core.errors import UsageError
 
@@ -38,6 +38,7 @@ def evaluate(
 ) -> None:
     """Judge scorers within prompts and at equal compute, on prompts that no probe was trained on."""
     check_folder(out)
+    check_source(source)
     if source.is_dir():
         if against or rewards:
             raise UsageError("--against and --rewards: are for score tables; a dataset has its own")

@@ -91,6 +91,16 @@ def once(named: Sequence[tuple[str, T]], option: str) -> dict[str, T]:
     return dict(named)
 
 
+def check_source(source: Path) -> None:
+    """Raises UsageError for a folder that holds no dataset, and for a file that is not there; torch is not needed."""
+    if source.is_dir():
+        from probeselect.data.config import read_config
+
+        read_config(source)
+    elif not source.is_file():
+        raise UsageError(f"{source}: there is no such file or folder")
+
+
 def check_folder(out: Path) -> None:
     if out.exists() and not out.is_dir():
         raise UsageError(f"--out {out}: is a file, must be a folder")

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from probeselect.commands.options import Json, once
+from probeselect.commands.options import Json, check_source, once
 from probeselect.commands.registry import command
 from probeselect.core.errors import UsageError
 
@@ -41,6 +41,7 @@ def plan(
     """Search schedules on every second prompt, report on the others, write the best as a plan."""
     if out.is_dir():
         raise UsageError(f"--out {out}: is a folder, must be a file")
+    check_source(source)
     if source.is_dir() and rewards:
         raise UsageError("--rewards: is for score tables; a dataset has its own")
     if not source.is_dir() and (probe or scorer or evaluator):

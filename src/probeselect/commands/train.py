@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from probeselect.commands.from_dataclass import from_dataclass
-from probeselect.commands.options import Json, check_device
+from probeselect.commands.options import Json, check_device, check_source
 from probeselect.commands.registry import command
 from probeselect.probe.options import TrainOptions
 
@@ -26,6 +26,7 @@ def train(
     as_json: Json = False,
 ) -> None:
     """Train a probe on a dataset; with `accelerate launch -m probeselect train ...` on several devices."""
+    check_source(folder)
     check_device("--device", device)
 
     from probeselect.probe.card import fusion_line, leak_line

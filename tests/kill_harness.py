@@ -3,8 +3,9 @@
     python tests/kill_harness.py --kills 10000
 
 The stub backbone is numpy, so a run takes some hundredths of a second; every run is a fork of this process. A run is
-killed either by a signal at a random time, or by itself just before (or halfway through) a planted write, fsync,
-rename, mkdir or unlink. Then it is run again, killed again, until it comes to its end.
+killed by itself just before (or halfway through) a planted write, fsync, rename, mkdir or unlink. Then it is run again,
+killed again, and run to its end. The tests do so at every one of these moments, once. From the command line there are
+as many kills as are asked for: those, and then more of them at random, by turns with a signal at a random time.
 """
 
 import argparse
@@ -24,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.dataset  # noqa: F401  or every fork would import it when it reads a table, which takes longer than its run
 from PIL import Image
 from stub_config import dataset_config
 
@@ -35,10 +37,11 @@ from probeselect.data.shards import OK, Content, encode_image, image_name, seeds
 
 N, GROUPS_PER_SHARD, RUNGS = 2, 2, (0.2, 0.4)
 PROMPTS = [Prompt(str(i), f"prompt {i}") for i in range(5)]
-CONFIG = dataset_config(len(PROMPTS), n=N, rungs=RUNGS, groups_per_shard=GROUPS_PER_SHARD)
+FEW = PROMPTS[:3]  # a whole shard and half of one: what is killed again and again
 KILLED = 137
 PATIENCE_SECONDS = 120  # for a fork, which takes some seconds at most
 HALVED = "write"  # the one operation that can be done by halves
+Image.preinit()  # or every fork would
 
 
 def stub_make(prompts: Sequence[Prompt]) -> Content:
@@ -70,10 +73,10 @@ class StubEvaluator:
         return features.mean(1)
 
 
-def stub_collection(folder: Path) -> None:
+def stub_collection(folder: Path, prompts: Sequence[Prompt] = PROMPTS) -> None:
     """A whole collection: generate, score."""
-    dataset = pin(folder, CONFIG)
-    for _ in collect(dataset, PROMPTS, stub_make):
+    dataset = pin(folder, dataset_config(len(prompts), n=N, rungs=RUNGS, groups_per_shard=GROUPS_PER_SHARD))
+    for _ in collect(dataset, prompts, stub_make):
         pass
     for _ in score(dataset, StubEvaluator()):
         pass
@@ -92,9 +95,12 @@ def tree_hash(folder: Path) -> str:
 OPERATIONS = ("write", "fsync", "rename", "mkdir", "unlink")
 
 
-def plant(at: int, act: Callable[[str, Any], None]) -> list[str]:
-    """Let operation number `at` (from 0) of this process do `act(name, first argument)`; a write does half of it first.
+def plant(
+    at: int, act: Callable[[str, Any], None], done: float = 0.5, only: Sequence[str] = OPERATIONS
+) -> list[str]:
+    """Let operation number `at` (from 0, of those in `only`) of this process do `act(name, first argument)`.
 
+    done: how much of the operation comes first: 0 nothing, 0.5 half of it where it is a write, 1 all of it.
     Returns the list in which every operation is noted.
     """
     seen: list[str] = []
@@ -104,15 +110,20 @@ def plant(at: int, act: Callable[[str, Any], None]) -> list[str]:
 
         def operation(*args: Any, **kwargs: Any) -> Any:
             seen.append(name)
-            if len(seen) - 1 == at:
-                if name == HALVED:
-                    usual(args[0], bytes(args[1])[: len(args[1]) // 2])
+            if len(seen) - 1 != at:
+                return usual(*args, **kwargs)
+            if done == 0.5 and name == HALVED:
+                usual(args[0], bytes(args[1])[: len(args[1]) // 2])
+            if done < 1:
                 act(name, args[0])
-            return usual(*args, **kwargs)
+                return usual(*args, **kwargs)
+            result = usual(*args, **kwargs)
+            act(name, args[0])
+            return result
 
         setattr(os, name, operation)
 
-    for name in OPERATIONS:
+    for name in only:
         around(name)
     return seen
 
@@ -146,11 +157,11 @@ def ended(pid: int) -> int:
     return KILLED if os.WIFSIGNALED(found[1]) else os.WEXITSTATUS(found[1])
 
 
-def killed_at(operation: int, task: Callable[[], None]) -> bool:
-    """Run `task` in a fork that dies at an operation; False when it came to its end before."""
+def killed_at(operation: int, task: Callable[[], None], done: float = 0.5, only: Sequence[str] = OPERATIONS) -> bool:
+    """Run `task` in a fork that dies at an operation, see `plant`; False when it came to its end before."""
 
     def planted() -> None:
-        plant(operation, lambda *_: os.kill(os.getpid(), signal.SIGKILL))
+        plant(operation, lambda *_: os.kill(os.getpid(), signal.SIGKILL), done, only)
         task()
 
     return _was_killed(ended(forked(planted)))
@@ -217,19 +228,32 @@ def killed_again_and_again(
         kills += 1
 
 
+def killed_at_every_moment(root: Path, seed: int = 0) -> Iterator[Outcome]:
+    """Yield outcomes on the stub: for every moment of a run one that is killed then, and again at another moment."""
+    names, folder, rng = operations_of(root / "count", root), root / "dataset", random.Random(seed)
+    task = partial(stub_collection, folder, FEW)
+    for at, name in enumerate(names):
+        for done in (0, 0.5) if name == HALVED else (0,):
+            shutil.rmtree(folder, ignore_errors=True)
+            assert killed_at(at, task, done), f"operation {at} was never reached"
+            again = killed_at(rng.randrange(len(names) // 2), task, rng.choice((0, 0.5)))
+            if again:
+                assert ended(forked(task)) == 0
+            yield Outcome(1 + again, tree_hash(folder))
+
+
 def run(kills: int, root: Path, seed: int = 0) -> Iterator[Outcome]:
-    """Yield outcomes on the stub until there were so many kills: first one at every operation, then at random."""
+    """Yield outcomes on the stub until there were so many kills: first those at every moment, then at random."""
+    done = 0
+    for outcome in killed_at_every_moment(root, seed):
+        done += outcome.kills
+        yield outcome
+    folder, rng = root / "dataset", random.Random(seed)
+    task = partial(stub_collection, folder, FEW)
+    shutil.rmtree(folder)
     began = time.monotonic()
-    operations = operations_of(root / "count", root)
+    operations = len(operations_of(folder, root))
     seconds = time.monotonic() - began
-    folder, rng, done = root / "dataset", random.Random(seed), 0
-    task = partial(stub_collection, folder)
-    for at in range(operations):
-        shutil.rmtree(folder, ignore_errors=True)
-        assert killed_at(at, task), f"operation {at} was never reached"
-        assert ended(forked(task)) == 0
-        done += 1
-        yield Outcome(1, tree_hash(folder))
     while done < kills:
         shutil.rmtree(folder, ignore_errors=True)
         outcome = killed_again_and_again(folder, task, rng, operations // 3, seconds / 2)
@@ -237,30 +261,30 @@ def run(kills: int, root: Path, seed: int = 0) -> Iterator[Outcome]:
         yield outcome
 
 
-def operations_of(folder: Path, root: Path) -> int:
-    """How many operations an undisturbed collection does."""
+def operations_of(folder: Path, root: Path) -> list[str]:
+    """The operations of an undisturbed collection of FEW, by name."""
     note = root / "operations"
 
     def counted() -> None:
         seen = plant(-1, lambda *_: None)
-        stub_collection(folder)
-        note.write_text(str(len(seen)))
+        stub_collection(folder, FEW)
+        note.write_text("\n".join(seen))
 
     assert ended(forked(counted)) == 0
-    return int(note.read_text())
+    return note.read_text().split()
 
 
-def reference(root: Path) -> str:
+def reference(root: Path, prompts: Sequence[Prompt] = PROMPTS) -> str:
     """The tree hash of a collection that nobody disturbed."""
-    assert ended(forked(lambda: stub_collection(root / "reference"))) == 0
+    assert ended(forked(lambda: stub_collection(root / "reference", prompts))) == 0
     return tree_hash(root / "reference")
 
 
-def check_each_group_once(folder: Path) -> None:
+def check_each_group_once(folder: Path, prompts: Sequence[Prompt] = PROMPTS) -> None:
     """Raises AssertionError unless every prompt is there with all its candidates, once."""
     dataset = Dataset(folder)
     rows = [row for index in dataset.done() for row in dataset.rows(index).to_pylist()]
-    assert [(row["prompt_id"], row["index"]) for row in rows] == [(p.id, i) for p in PROMPTS for i in range(N)]
+    assert [(row["prompt_id"], row["index"]) for row in rows] == [(p.id, i) for p in prompts for i in range(N)]
 
 
 def main() -> None:
@@ -269,7 +293,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
-        expected, kills, datasets = reference(Path(name)), 0, 0
+        expected, kills, datasets = reference(Path(name), FEW), 0, 0
         began = time.monotonic()
         for outcome in run(options.kills, Path(name), options.seed):
             kills, datasets = kills + outcome.kills, datasets + 1

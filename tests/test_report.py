@@ -29,6 +29,7 @@ from probeselect.evaluation.report import report_of
 from probeselect.evaluation.sources import groups_of, prompts_not_seen
 from probeselect.evaluation.timing import Timing
 from probeselect.policies.plans import FixedPlan
+from probeselect.probe.config import Trained
 from probeselect.probe.files import load_probe, save_probe
 from probeselect.probe.splits import digest_of, read_seen
 
@@ -254,7 +255,7 @@ def test_a_probe_that_reads_other_maps_is_refused_in_a_line(trained, tmp_path, m
     fewer = lambda dataset, tap: whole(dataset, tap)[:1]  # noqa: E731
     for folder, projection, says in [
         (tmp_path / "other", whole, "were projected by another basis than probe other reads"),
-        (probe, fewer, "holds 1 channels of tap, and probe mine reads 5; collect with map_channels = 5"),
+        (probe, fewer, "hold 1 channels of tap, and probe mine reads 5; collect with --map-channels 5"),
     ]:
         monkeypatch.setattr(Dataset, "projection", projection)
         with pytest.raises(SystemExit):
@@ -321,10 +322,10 @@ def test_a_preview_that_was_not_judged_counts_nowhere(trained):
 
 def test_a_probe_that_does_not_say_what_it_has_seen_is_named(trained):
     data, probe = Dataset(trained[0]), trained[1]
-    unseen, faults, notes = prompts_not_seen(data, {"mine": None}, {"mine": {}})
+    unseen, faults, notes = prompts_not_seen(data, {"mine": None}, {"mine": Trained()})
     assert len(unseen) == 60 and (faults, notes) == ([], ["mine: does not say what it was trained on"])
     more = frozenset(read_seen(probe)) | {digest_of("prompt 3"), "0" * 16}
-    unseen, faults, _ = prompts_not_seen(data, {"mine": more}, {"mine": {}})
+    unseen, faults, _ = prompts_not_seen(data, {"mine": more}, {"mine": Trained()})
     assert "prompt 3" not in unseen and len(faults) == 1
     judged = of_table(data, groups_of(data, "brightness", unseen[:10]), "brightness", {"mine": load_probe(probe)})
     assert judged.rewards.shape == (10, 4) and judged.total_steps == 20

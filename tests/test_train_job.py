@@ -110,12 +110,12 @@ def test_a_probe_is_trained_and_says_how_good_it_is(dataset, tmp_path):
     """By the one call from Python: its report, the card and the options beside the weights."""
     out = tmp_path / "probe"
     report = train(dataset.folder, out, OPTIONS, device="cpu", evaluators={"brightness": Brightness()})
-    assert set(report["figures"]) == {"val", "test"} and report["epochs"] == 3
-    for rows in report["figures"].values():
-        late = next(row for row in rows if row["rung"] == 0.4)
-        low, high = late["spearman_interval"]
-        assert late["spearman"] > 0.7 and low <= late["spearman"] <= high
-    assert [leak["leak"] for leak in report["leaks"]] == [False, False]
+    assert set(report.figures) == {"val", "test"} and report.epochs == 3
+    for rows in report.figures.values():
+        late = next(row for row in rows if row.rung == 0.4)
+        low, high = late.spearman_interval
+        assert late.spearman > 0.7 and low <= late.spearman <= high
+    assert [leak.leak for leak in report.leaks] == [False, False]
     config = load_probe(out).config
     assert config.taps == ("tap", "x0") and config.tap_channels == (9, 2) and config.heads[0].kind == "features"
     text = (out / "README.md").read_text()
@@ -225,10 +225,10 @@ def test_a_state_or_a_log_that_cannot_be_read_is_named_in_a_line(dataset, tmp_pa
 
 
 def test_rewards_that_follow_the_order_of_the_candidates_are_named_a_leak(dataset, tmp_path):
-    assert [leak["leak"] for leak in run(dataset, tmp_path / "probe")._leaks()] == [False, False]
+    assert [leak.leak for leak in run(dataset, tmp_path / "probe")._leaks()] == [False, False]
     data = planted(tmp_path / "dataset", in_order=True)
     leaks = run(data, tmp_path / "sorted")._leaks()
-    assert [(leak["check"], leak["leak"]) for leak in leaks] == [("text only", True), ("shuffled", False)]
+    assert [(leak.check, leak.leak) for leak in leaks] == [("text only", True), ("shuffled", False)]
     assert "something leaks" in leak_line(leaks[0]) and "leaks" not in leak_line(leaks[1])
 
 
@@ -236,25 +236,25 @@ def test_a_probe_that_does_well_when_it_is_told_about_others_is_named_a_leak(dat
     """Planted: shuffling that shuffles nothing, so that a probe with skill seems to need no pairing."""
     training = run(dataset, tmp_path)
     monkeypatch.setattr(checks, "shuffled_activations", lambda table: table)
-    assert [leak["leak"] for leak in training._leaks()] == [False, True]
+    assert [leak.leak for leak in training._leaks()] == [False, True]
 
 
 def test_the_preview_is_fused_where_it_was_judged(dataset, tmp_path):
-    assert run(dataset, tmp_path / "probe", replace(OPTIONS, epochs=1)).finish("x")["fusions"] == []
+    assert run(dataset, tmp_path / "probe", replace(OPTIONS, epochs=1)).finish("x").fusions == []
     data = planted(tmp_path / "dataset", previews=True)
     report = run(data, tmp_path / "fused", replace(OPTIONS, rungs=(0.4,))).finish("x")
-    (fused,) = report["fusions"]
-    assert fused["fused"] > max(fused["probe"], fused["preview"]) - 0.02 and min(fused["weights"]) > 0
+    (fused,) = report.fusions
+    assert fused.fused > max(fused.probe, fused.preview) - 0.02 and min(fused.weights) > 0
     (stored,) = load_probe(tmp_path / "fused").config.fusions
-    assert [stored.probe, stored.preview] == fused["weights"] and (stored.evaluator, stored.rung) == ("brightness", 0.4)
+    assert (stored.probe, stored.preview) == fused.weights and (stored.evaluator, stored.rung) == ("brightness", 0.4)
     assert "brightness at 0.4: Spearman" in (tmp_path / "fused" / "README.md").read_text()
 
 
 def test_a_constant_scorer_is_no_leak():
-    assert not verdict(np.zeros(30), 4, "text only")["leak"]
-    assert verdict(np.full(30, 0.1) + np.linspace(-0.01, 0.01, 30), 4, "text only")["leak"]
-    assert not verdict(np.linspace(-0.5, -0.1, 30), 4, "shuffled")["leak"]
-    assert verdict(np.linspace(0.1, 0.5, 30), 4, "shuffled")["leak"]
+    assert not verdict(np.zeros(30), 4, "text only").leak
+    assert verdict(np.full(30, 0.1) + np.linspace(-0.01, 0.01, 30), 4, "text only").leak
+    assert not verdict(np.linspace(-0.5, -0.1, 30), 4, "shuffled").leak
+    assert verdict(np.linspace(0.1, 0.5, 30), 4, "shuffled").leak
 
 
 def test_what_the_dataset_lacks_is_named(dataset, tmp_path):

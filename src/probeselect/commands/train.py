@@ -2,6 +2,7 @@
 
 import json
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -47,17 +48,17 @@ def train(
         return
     report = run.finish(command_line())
     if as_json:
-        print(json.dumps(report))
+        print(json.dumps(asdict(report)))
         return
-    for part, rows in report["figures"].items():
+    for part, rows in report.figures.items():
         for row in rows:
             print(
-                f"{part:5} {row['evaluator']} at {row['rung']:g}: Spearman within prompts {row['spearman']:.3f}, "
-                f"{row['gain_share']:.0%} of the gain, pooled {row['pooled_spearman']:.2f}"
+                f"{part:5} {row.evaluator} at {row.rung:g}: Spearman within prompts {row.spearman:.3f}, "
+                f"{row.gain_share:.0%} of the gain, pooled {row.pooled_spearman:.2f}"
             )
-    for leak in report["leaks"]:
-        print(leak_line(leak), file=sys.stderr if leak["leak"] else sys.stdout)
-    for fusion in report["fusions"]:
+    for leak in report.leaks:
+        print(leak_line(leak), file=sys.stderr if leak.leak else sys.stdout)
+    for fusion in report.fusions:
         print(fusion_line(fusion))
     print(f"{out} is the probe: generate --scorer {out}")
 

@@ -82,7 +82,7 @@ def leaks_of(table: ScoreTable, groups: Table, probes: Mapping[str, Probe]) -> l
     def line(name: str, check: str, rung: float, scores: Any) -> None:
         per_prompt = within_prompt_spearman(scores, table.rewards, table.valid).per_prompt
         kind = "shuffled" if check.startswith("told") else "text only"
-        found.append(LeakRow(name, check, rung, **verdict(per_prompt, n, kind)))
+        found.append(LeakRow(name, check, rung, **vars(verdict(per_prompt, n, kind))))
 
     for name, probe in probes.items():
         for rung in probe.config.rungs:

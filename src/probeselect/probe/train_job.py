@@ -29,8 +29,8 @@ from probeselect.data.sealed import canonical_json, sweep, write_file
 from probeselect.data.table import Table
 from probeselect.evaluators.base import Evaluator
 from probeselect.evaluators.table import load_evaluator, parse_evaluator
-from probeselect.probe.card import card
-from probeselect.probe.checks import fuse, leaks, text_only_probe
+from probeselect.probe.card import HeadRow, TrainReport, card
+from probeselect.probe.checks import Leak, fuse, leaks, text_only_probe
 from probeselect.probe.config import Head, Trained
 from probeselect.probe.files import save_probe
 from probeselect.probe.initial import new_probe
@@ -52,13 +52,13 @@ def train(
     *,
     device: str | None = None,
     evaluators: Mapping[str, Evaluator] | None = None,
-) -> dict[str, Any]:
+) -> TrainReport | None:
     """Train a probe on the dataset in `data`, write it to `out` and return its report, the content of report.json.
 
         train("data", "my-probe", TrainOptions(epochs=3))
 
     Make an interrupted call again, and it goes on where it was. Under `accelerate launch` every process makes the call;
-    the first one writes the probe, and the others return an empty report.
+    the first one writes the probe and returns the report, the others return None.
 
     Args:
         data: folder that `probeselect collect` has filled.
@@ -73,7 +73,7 @@ def train(
     run = open_run(data, out, options, device=device, evaluators=evaluators)
     for _ in run.epochs():
         pass
-    return run.finish(f'train("{data}", "{out}", {changed(options)})') if run.rank == 0 else {}
+    return run.finish(f'train("{data}", "{out}", {changed(options)})') if run.rank == 0 else None
 
 
 def open_run(
@@ -226,38 +226,33 @@ class TrainRun:
             yield self.history[-1]
             began = time.monotonic()
 
-    def finish(self, command: str) -> dict[str, Any]:
+    def finish(self, command: str) -> TrainReport:
         """Write the best probe with its card; return the report. The test prompts are looked at here, once."""
         fusions, fused = fuse(self.probe, self.judged_by, self.parts.get("test", self.judged_by))
-        report: dict[str, Any] = {
-            "epochs": len(self.history),
-            "prompts": {name: len(table) for name, table in self.parts.items()},
-            "figures": {name: self._measured(table) for name, table in self.parts.items() if name != "train"},
-            "leaks": self._leaks(),
-            "fusions": fused,
-            "samples_per_second": round(self.samples_per_second, 1),
-            "peak_memory_mib": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024),
-        }
+        report = TrainReport(
+            epochs=len(self.history),
+            prompts={name: len(table) for name, table in self.parts.items()},
+            figures={name: list(self._measured(table)) for name, table in self.parts.items() if name != "train"},
+            leaks=self._leaks(),
+            fusions=fused,
+            samples_per_second=round(self.samples_per_second, 1),
+            peak_memory_mib=round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024),
+        )
         trained = Trained(digest_of_all(self.parts["train"].prompts), self.options)
         self.probe.config = structs.replace(self.probe.config, fusions=fusions, training=trained)
         save_probe(self.probe, self.out, card(self.probe.config, self.dataset.config, report, command))
         write_seen(self.out, self.parts["train"].prompts)
-        write_file(self.out / "report.json", canonical_json(report))
+        write_file(self.out / "report.json", canonical_json(asdict(report)))
         return report
 
-    def _measured(self, table: Table) -> list[dict[str, Any]]:
-        rows = []
-        for head in self.probe.config.heads:
+    def _measured(self, table: Table) -> Iterator[HeadRow]:
+        for name in (head.evaluator for head in self.probe.config.heads):
+            rewards, valid = table.tensors[f"reward/{name}"].numpy(), table.valid(name).numpy()
             for rung in self.probe.config.rungs:
-                rows.append({"evaluator": head.evaluator, "rung": rung, **self._figures(table, head, rung)})
-        return rows
+                scores = scores_of(ProbeScorer(self.probe, name), table, rung).numpy()
+                yield HeadRow(**vars(figures(scores, rewards, valid)), evaluator=name, rung=rung)
 
-    def _figures(self, table: Table, head: Head, rung: float) -> dict[str, Any]:
-        scores = scores_of(ProbeScorer(self.probe, head.evaluator), table, rung).numpy()
-        rewards, valid = table.tensors[f"reward/{head.evaluator}"].numpy(), table.valid(head.evaluator).numpy()
-        return asdict(figures(scores, rewards, valid))
-
-    def _leaks(self) -> list[dict[str, Any]]:
+    def _leaks(self) -> list[Leak]:
         blind = text_only_probe(self.probe, self.parts["train"], self.judged_by, self.options, self.device)
         return leaks(self.probe, blind, self.judged_by)
 

@@ -95,9 +95,7 @@ def tree_hash(folder: Path) -> str:
 OPERATIONS = ("write", "fsync", "rename", "mkdir", "unlink")
 
 
-def plant(
-    at: int, act: Callable[[str, Any], None], done: float = 0.5, only: Sequence[str] = OPERATIONS
-) -> list[str]:
+def plant(at: int, act: Callable[[str, Any], None], done: float = 0.5, only: Sequence[str] = OPERATIONS) -> list[str]:
     """Let operation number `at` (from 0, of those in `only`) of this process do `act(name, first argument)`.
 
     done: how much of the operation comes first: 0 nothing, 0.5 half of it where it is a write, 1 all of it.

@@ -88,11 +88,11 @@ def _held_out(dataset: Dataset, scorers: Scorers, evaluator: str) -> HeldOut:
             folder = shipped_probe(str(given), dataset.config.model) or Path(given)
             probes[name], seen[name] = load_probe(folder), read_seen(folder)
     main, _, weights = evaluator.partition("=")
-    formulas = {main: load_evaluator(main, weights)} if weights else {}
+    heads = [head.evaluator for probe in probes.values() for head in probe.config.heads]
+    formulas = {main: load_evaluator(main, weights)} if weights and main in heads else {}
     for probe in probes.values():
         probe.evaluators = formulas  # each is loaded once for all of them
-    predicted = (head.evaluator for probe in probes.values() for head in probe.config.heads)
-    main = main or next((name for name in (*predicted, *dataset.evaluators) if name in dataset.evaluators), "")
+    main = main or next((name for name in (*heads, *dataset.evaluators) if name in dataset.evaluators), "")
     if main not in dataset.evaluators:
         known = ", ".join(dataset.evaluators) or "none; `score` adds them"
         raise UsageError(f"evaluator {evaluator!r}: name one that has scored {dataset.folder}: {known}")

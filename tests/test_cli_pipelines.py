@@ -6,6 +6,7 @@ import logging
 import re
 import shlex
 import sys
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 
@@ -27,7 +28,7 @@ from probeselect.commands.pictures import open_picture
 from probeselect.core.errors import UsageError
 from probeselect.evaluators.table import load_evaluator
 from probeselect.rollout import outputs
-from probeselect.select import finishing
+from probeselect.rollout.batches import Batches
 from probeselect.select.results import CandidateResult, Cost, Result
 
 ROOT = Path(__file__).parents[1]
@@ -263,13 +264,14 @@ def test_notes_are_on_stderr_once_and_in_the_result(run, tmp_path):
 
 def flag(monkeypatch, flagged: set[int]) -> None:
     """Flag the finished pictures of these seeds."""
-    usual = finishing.note_pictures
+    usual = Batches.finished
 
-    def noted(stage, records):
-        stage.flags = [[outputs.NOT_FINITE] if c.seed in flagged else [] for c in stage.candidates]
-        usual(stage, records)
+    def finished(self, candidates):
+        for stage in usual(self, candidates):
+            flags = [[outputs.NOT_FINITE] if c.seed in flagged else [] for c in stage.candidates]
+            yield replace(stage, flags=flags)
 
-    monkeypatch.setattr("probeselect.select.sampler.note_pictures", noted)
+    monkeypatch.setattr(Batches, "finished", finished)
 
 
 def test_a_flagged_picture_is_told_of_and_another_kept(run, monkeypatch, tmp_path):

@@ -32,7 +32,7 @@ def clip(count: int = 9, width: int = 32, height: int = 16) -> torch.Tensor:
 def result_of(*candidates: CandidateResult, notes: tuple[str, ...] = (), **cost) -> Result:
     cost = Cost(**{"denoiser_rows": 9, "denoiser_rows_all": 20, "seconds": 1.0, "seconds_scoring": 0.1} | cost,
                 largest_wave=2, wave_halvings=0)  # fmt: skip
-    return Result("a prompt", list(candidates), [c for c in candidates if c.kept], cost, notes=list(notes))
+    return Result("a prompt", list(candidates), [c for c in candidates if c.kept], cost, notes=list(notes), about=ABOUT)
 
 
 def finished(seed: int, image, kept: bool = True, **more) -> CandidateResult:
@@ -88,7 +88,7 @@ def test_a_format_that_cannot_be_written_is_one_line(monkeypatch, tmp_path):
     with pytest.raises(UsageError, match="fps: got 0, must be at least 1"):
         save_clip(clip(), tmp_path / "clip.webp", fps=0)
     with pytest.raises(UsageError, match="mp4: needs"):
-        write_results([result_of(finished(7, Image.new("RGB", (4, 4))))], tmp_path / "out", clips="mp4", **ABOUT)
+        write_results([result_of(finished(7, Image.new("RGB", (4, 4))))], tmp_path / "out", clips="mp4")
     assert not list(tmp_path.iterdir())  # it says so before it writes anything
 
 
@@ -104,18 +104,18 @@ def test_an_mp4_is_written_by_diffusers(monkeypatch, tmp_path):
 def test_clips_are_saved_by_seed_and_named_in_the_result(tmp_path):
     stopped = CandidateResult("a prompt", 8, 2, scores=[RungScore(0.2, 2, 0.1, clip())])
     result = result_of(finished(7, clip()), stopped, finished(9, list(to_pil(clip())), kept=False))
-    content = write_results([result], tmp_path, **ABOUT)
+    content = write_results([result], tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["contact_sheet.png", "result.json", "seed-7.webp"]
     assert [c["image"] for c in content["candidates"]] == [clip_name(7), None, None]
     assert Image.open(tmp_path / "seed-7.webp").n_frames == 9
-    gif = write_results([result], tmp_path / "gif", clips="gif", fps=10, **ABOUT)
+    gif = write_results([result], tmp_path / "gif", clips="gif", fps=10)
     assert gif["candidates"][0]["image"] == "seed-7.gif"
     assert sum(durations(tmp_path / "gif" / "seed-7.gif")) == 900
 
 
 @pytest.mark.parametrize("still", [clip()[0], clip()[0].movedim(0, -1).numpy(), to_pil(clip()[0])], ids=type)
 def test_stills_of_any_output_type_are_saved_as_png(still, tmp_path):
-    content = write_results([result_of(finished(7, still))] * 2, tmp_path, **ABOUT)
+    content = write_results([result_of(finished(7, still))] * 2, tmp_path)
     assert content[1]["candidates"][0]["image"] == "prompt-001/seed-7.png"
     with Image.open(tmp_path / "prompt-001" / "seed-7.png") as saved:
         assert saved.format == "PNG" and saved.getcolors() == [(32 * 16, (255, 0, 0))]
@@ -125,12 +125,12 @@ def test_flags_notes_and_where_the_work_went(tmp_path):
     bad = finished(8, torch.full((3, 16, 32), torch.nan), kept=False, flags=["not finite"])
     cost = {"rows_by_module": {"transformer": 12, "transformer_2": 8}, "restarted": 1}
     result = result_of(finished(7, clip()[0]), bad, notes=("replay did not fit; seed 7 ran again",), **cost)
-    write_results([result], tmp_path, **ABOUT)
+    write_results([result], tmp_path)
     content = json.loads((tmp_path / "result.json").read_text())
     assert [c.get("flags") for c in content["candidates"]] == [None, ["not finite"]]
     assert {key: content["cost"][key] for key in cost} == cost
     assert content["notes"] == ["replay did not fit; seed 7 ran again"]
-    plain = write_results([result_of(finished(7, clip()[0]))], tmp_path / "plain", **ABOUT)
+    plain = write_results([result_of(finished(7, clip()[0]))], tmp_path / "plain")
     assert "notes" not in plain and plain["cost"]["restarted"] == 0 and plain["cost"]["rows_by_module"] == {}
 
 
@@ -177,7 +177,7 @@ def test_a_sheet_of_stills_does_not_depend_on_the_output_type():
 
 def test_latents_are_refused_in_one_line(tmp_path):
     with pytest.raises(UsageError, match="latents cannot be shown, saved or evaluated"):
-        write_results([result_of(finished(7, torch.zeros(16, 4, 4)))], tmp_path, **ABOUT)
+        write_results([result_of(finished(7, torch.zeros(16, 4, 4)))], tmp_path)
     assert not (tmp_path / "result.json").exists()
 
 

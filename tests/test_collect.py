@@ -439,7 +439,8 @@ def test_what_a_maker_gives_is_what_is_written(backbone, tmp_path):
 
     def make(prompts):
         rows = [{"prompt": prompt.text} for prompt in prompts for _ in range(3)]
-        return Content({"valid": np.ones((len(prompts), 3), dtype=bool)}, rows)
+        shape = len(prompts), 3
+        return Content({"valid": np.ones(shape, dtype=bool), "seeds": np.zeros(shape, dtype=np.int64)}, rows)
 
     table = table_of(collected(maker_of(backbone), TEXTS, tmp_path, make=make))
     assert table.prompts == TEXTS and table.tensors["valid"].shape == (3, 3)

@@ -5,6 +5,7 @@ import torch
 
 from probeselect.core.errors import UsageError
 from probeselect.policies.diversity import cosine_similarity, diverse
+from probeselect.policies.named import check_together, schedule_for
 
 TWINS = torch.tensor([[1.0, 0.9, 0.0], [0.9, 1.0, 0.0], [0.0, 0.0, 1.0]])  # 0 and 1 are alike
 
@@ -53,4 +54,4 @@ def test_similarity_ignores_what_all_share():
 @pytest.mark.parametrize("weight", [-0.1, 1.1, float("nan")])
 def test_a_weight_that_cannot_be_is_refused(weight):
     with pytest.raises(UsageError, match="diversity ="):
-        diverse(torch.ones(2), torch.ones(2, 2), 1, weight)
+        check_together(schedule_for(2, 1, (0.2,), "topk"), weight, record=False, judged=False)

@@ -204,7 +204,7 @@ class Dataset:
         return replace(
             table,
             tensors=table.tensors | {name: Stored(self.group, name, groups[whole]) for name in large},
-            bases={tap: torch.from_numpy(self.projection(tap)) for tap in self.config.taps},
+            bases={tap: torch.from_numpy(self.projection(tap)) for tap in self.config.taps if _has_map(tap, large)},
             total_steps=0 if "strength" in self.config.arguments else self.config.steps or 0,
             gallery=self.gallery if self.config.previews else None,
         )
@@ -268,3 +268,7 @@ def check_evaluator_name(name: str) -> str:
     if not is_plain_name(name):
         raise UsageError(f"evaluator {name!r}: scores are kept under its name; write NAME={name} to give it one")
     return name
+
+
+def _has_map(tap: str, names: Sequence[str]) -> bool:
+    return any(name.startswith(f"map/{tap}/") for name in names)

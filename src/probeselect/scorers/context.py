@@ -44,7 +44,8 @@ class Context:
     def evaluator(self, text: str) -> Evaluator:
         """The evaluator "NAME[=FOLDER]"."""
         name, weights = parse_evaluator(text)
-        return load_evaluator(name, weights, self.evaluator_device or self.device, dtype_named(self.evaluator_dtype))
+        device, dtype = self.evaluator_device or self.device, dtype_named(self.evaluator_dtype)
+        return load_evaluator(name, weights, device=device, dtype=dtype)
 
 
 def context_of(home: Backbone | Dataset) -> Context:

@@ -19,11 +19,11 @@ if TYPE_CHECKING:
     from probeselect.core.stage import Scorer, Stage
     from probeselect.data.dataset import Dataset, scores_of
     from probeselect.data.table import Table
-    from probeselect.evaluators.base import Evaluator
-    from probeselect.evaluators.table import load_evaluator
     from probeselect.evaluation.evaluate import evaluate
     from probeselect.evaluation.plan import plan
     from probeselect.evaluation.report import Report
+    from probeselect.evaluators.base import Evaluator
+    from probeselect.evaluators.table import load_evaluator
     from probeselect.policies.plan_file import load_plan
     from probeselect.policies.policy import Policy
     from probeselect.policies.stopping import StoppingRule, Until, UntilLikely

@@ -9,9 +9,9 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from probeselect.core.metrics import (
+    best_of_by_prompt,
     bootstrap_interval,
     deviations,
-    expected_best_of,
     figures,
     gain_share,
     ndcg,
@@ -110,22 +110,22 @@ def test_a_scorer_that_says_nothing_is_worth_nothing() -> None:
 
 
 @pytest.mark.parametrize("n", [1, 2, 3, 6])
-def test_expected_best_of_enumerates_every_draw(table: Table, n: int) -> None:
+def test_best_of_n_enumerates_every_draw(table: Table, n: int) -> None:
     _, rewards, valid = table
     expected = [
         np.mean([max(draw) for draw in itertools.combinations(r[v], n)])
         for r, v in zip(rewards, valid, strict=True)
         if v.sum() >= n
     ]
-    assert expected_best_of(n, rewards, valid) == pytest.approx(np.mean(expected))
+    assert np.nanmean(best_of_by_prompt(n, rewards, valid)) == pytest.approx(np.mean(expected))
 
 
-def test_expected_best_of_many_candidates_stays_exact() -> None:
+def test_best_of_many_candidates_stays_exact() -> None:
     rewards = np.arange(200.0)[None]
     for n in (1, 2, 100, 200):  # the best of n from 0 .. m-1 averages n (m + 1) / (n + 1) - 1
-        assert expected_best_of(n, rewards) == pytest.approx(n * 201 / (n + 1) - 1)
+        assert best_of_by_prompt(n, rewards).mean() == pytest.approx(n * 201 / (n + 1) - 1)
     with pytest.raises(ValueError, match="n = 0"):
-        expected_best_of(0, rewards)
+        best_of_by_prompt(0, rewards)
 
 
 def test_without_any_choice_every_figure_is_undefined() -> None:
@@ -135,8 +135,7 @@ def test_without_any_choice_every_figure_is_undefined() -> None:
         for metric in (gain_share, pooled_spearman):
             assert math.isnan(metric(scores, scores, valid))
         assert math.isnan(top_k_hit(scores, scores, 1, valid)) and math.isnan(figures(scores, scores, valid).regret)
-    assert math.isnan(expected_best_of(2, one))
-    assert expected_best_of(1, one) == 1
+    assert np.isnan(best_of_by_prompt(2, one)).all() and (best_of_by_prompt(1, one) == 1).all()
     assert math.isnan(gain_share(np.eye(3), np.ones((3, 3))))  # nothing to gain
 
 

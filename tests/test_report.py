@@ -22,11 +22,11 @@ from probeselect.data.dataset import Dataset
 from probeselect.data.score_table import read_score_table
 from probeselect.evaluation.charts import charts, more_candidates, reward_against_compute
 from probeselect.evaluation.evaluate import evaluate
-from probeselect.evaluation.inputs import leaks_of, of_table
 from probeselect.evaluation.page import findings, page
 from probeselect.evaluation.plan import plan
 from probeselect.evaluation.report import report_of
-from probeselect.evaluation.sources import groups_of, prompts_not_seen
+from probeselect.evaluation.scoring import leaks_of, score_table
+from probeselect.evaluation.sources import open_source, prompts_not_seen
 from probeselect.evaluation.timing import Timing
 from probeselect.policies.plans import FixedPlan
 from probeselect.probe.config import Trained
@@ -236,14 +236,13 @@ def test_a_network_of_ones_own_measures_distances(trained, tmp_path, monkeypatch
 
 def test_a_probe_that_is_told_too_much_is_named(trained):
     """Planted: rewards are one place off, so that another candidate's activations tell of this one."""
-    data, probe = Dataset(trained[0]), load_probe(trained[1])
-    table = groups_of(data, "brightness")
-    rolled = {n: v.roll(1, 1) for n, v in table.tensors.items() if n.startswith("reward/")}
-    shifted = replace(table, tensors=table.tensors | rolled)
-    judged = of_table(data, shifted, "brightness", {"mine": probe})
-    leaks = leaks_of(judged, shifted, {"mine": probe})
+    held = open_source(trained[0], {"mine": load_probe(trained[1])}, "", None)
+    rolled = {n: v.roll(1, 1) for n, v in held.groups.tensors.items() if n.startswith("reward/")}
+    shifted = replace(held, groups=replace(held.groups, tensors=held.groups.tensors | rolled))
+    table = score_table(shifted, "brightness")
+    leaks = leaks_of(table, shifted)
     assert all(leak.leak for leak in leaks) and len(leaks) == 2
-    assert "something leaks" in " ".join(report_of(judged, leaks=leaks).faults)
+    assert "something leaks" in " ".join(report_of(table, leaks=leaks).faults)
 
 
 def test_a_probe_that_reads_other_maps_is_refused_in_a_line(trained, tmp_path, monkeypatch, capsys):
@@ -312,12 +311,11 @@ def test_arguments_that_do_not_go_together_are_named(table, arguments, says):
 
 def test_a_preview_that_was_not_judged_counts_nowhere(trained):
     """Its candidate is left out for every scorer, so that they are judged by the same ones."""
-    data, probe = Dataset(trained[0]), trained[1]
-    whole = groups_of(data, "brightness")
-    whole.tensors["preview/brightness/0.4"][2, 1] = float("nan")
-    judged = of_table(data, whole, "brightness", {"mine": load_probe(probe)})
-    assert not judged.valid[2, 1] and judged.valid.sum() == judged.valid.size - 1
-    assert report_of(judged).candidates == judged.valid.size - 1
+    held = open_source(trained[0], {"mine": load_probe(trained[1])}, "", None)
+    held.groups.tensors["preview/brightness/0.4"][2, 1] = float("nan")
+    table = score_table(held, "brightness")
+    assert not table.valid[2, 1] and table.valid.sum() == table.valid.size - 1
+    assert report_of(table).candidates == table.valid.size - 1
 
 
 def test_a_probe_that_does_not_say_what_it_has_seen_is_named(trained):
@@ -327,6 +325,7 @@ def test_a_probe_that_does_not_say_what_it_has_seen_is_named(trained):
     more = frozenset(read_seen(probe)) | {digest_of("prompt 3"), "0" * 16}
     unseen, faults, _ = prompts_not_seen(data, {"mine": more}, {"mine": Trained()})
     assert "prompt 3" not in unseen and len(faults) == 1
-    judged = of_table(data, groups_of(data, "brightness", unseen[:10]), "brightness", {"mine": load_probe(probe)})
-    assert judged.rewards.shape == (10, 4) and judged.total_steps == 20
-    assert list(judged.prompts) == sorted(unseen[:10], key=lambda text: int(text.split()[1]))
+    held = open_source(data, [probe], "", None)
+    table = score_table(held, held.evaluator)
+    assert table.rewards.shape == (60 - len(read_seen(probe)), 4) and table.total_steps == 20
+    assert not {digest_of(prompt) for prompt in table.prompts} & read_seen(probe)

@@ -20,7 +20,8 @@ from probeselect.core.stage import Stage, whole_maps
 from probeselect.data.dataset import Dataset, scores_of
 from probeselect.data.shards import seeds_of
 from probeselect.data.table import Table
-from probeselect.evaluation.inputs import of_table, table_of
+from probeselect.evaluation.scoring import score_table
+from probeselect.evaluation.sources import open_source
 from probeselect.probe.config import Fusion, Head
 from probeselect.probe.initial import new_probe
 from probeselect.probe.scorer import ProbeScorer
@@ -157,14 +158,14 @@ def test_a_new_scorer_is_a_class_and_a_row(backbone, dataset, live, probe, monke
     assert torch.allclose(scores_of(load_scorer("spread", dataset), dataset, RUNG)[0], ran, rtol=2e-3)
 
     monkeypatch.setattr("probeselect.scorers.context.tokenizer_of", lambda model: backbone.pipe.tokenizer)
-    judged = of_table(dataset, table_of(dataset, "redness"), "redness", {"mine": probe})
+    judged = score_table(open_source(dataset, {"mine": probe}, "", None), "redness")
     names = [each.name for each in judged.scorers]
     assert names == ["preview:redness", "mine", "fusion:mine", "attention", "random", "spread"]
     assert np.allclose(judged.scorers[-1].scores[1][0], ran.numpy(), rtol=2e-3)
     assert list(judged.scorers[2].scores) == [1]  # the fusion has weights at one rung alone
 
     other = made(backbone, backbone.taps, tmp_path)  # without x0, attention and previews
-    judged = of_table(other, table_of(other, "redness"), "redness", {})
+    judged = score_table(open_source(other, None, "", None), "redness")
     assert [each.name for each in judged.scorers] == ["random"]
 
 

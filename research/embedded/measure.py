@@ -10,7 +10,7 @@ from PIL import Image
 from torch import Tensor
 
 from probeselect.core import metrics
-from probeselect.core.metrics import bootstrap_interval, expected_best_of, gain_share
+from probeselect.core.metrics import best_of_by_prompt, bootstrap_interval, gain_share
 from probeselect.data.table import Table
 from probeselect.embedded.captions import caption, parse
 from probeselect.evaluators.table import load_evaluator
@@ -60,7 +60,7 @@ def _with_noise(picture: Image.Image, levels: float, draw: np.random.Generator) 
 def two_drawn_share(rewards: Any) -> float:
     """Share of the best-of-N gain that the better of two finished pictures takes, drawn at random; rewards [P, N]."""
     mean, best = rewards.mean(), rewards.max(1).mean()
-    return float((expected_best_of(2, rewards) - mean) / (best - mean))
+    return float((best_of_by_prompt(2, rewards).mean() - mean) / (best - mean))
 
 
 def lead(scores: Tensor, other: Tensor | None, rewards: Tensor) -> tuple[float, tuple[float, float]]:
@@ -79,10 +79,10 @@ def two_random(rewards: Tensor) -> dict[str, Any]:
     n = r.shape[1]
     pairs = np.stack([r[:, [i, j]].max(1) for i, j in itertools.combinations(range(n), 2)], 1)
     return {
-        "regret": float(r.max(1).mean()) - expected_best_of(2, r),
+        "regret": float(r.max(1).mean()) - float(best_of_by_prompt(2, r).mean()),
         "gain_share": two_drawn_share(r),
         "gain_share_interval": bootstrap_interval(two_drawn_share, r),
-        "mean_of_chosen": expected_best_of(2, r),
+        "mean_of_chosen": float(best_of_by_prompt(2, r).mean()),
         "pass_rate_of_chosen": float((pairs > PASS).mean()),
     }
 

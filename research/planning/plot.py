@@ -16,6 +16,7 @@ from matplotlib.figure import Figure
 
 from probeselect.core.score_table import ScoreTable
 from probeselect.evaluation.charts import COLOURS, GREY
+from probeselect.evaluation.scoring import score_table
 from probeselect.evaluation.sources import HeldOut, open_source
 from probeselect.policies.planner import Earnings, Planner, halves, outcome_of
 from probeselect.policies.search import search
@@ -36,7 +37,7 @@ def main() -> None:
     opened = open_source(source, given.probe, "", given.rewards)
     if isinstance(opened, HeldOut):
         print("\n".join((*opened.faults, *opened.notes)))
-    table = opened.scores(opened.evaluator) if isinstance(opened, HeldOut) else opened
+    table = score_table(opened, opened.evaluator) if isinstance(opened, HeldOut) else opened
     wanted = given.scorers.split(",") if given.scorers else [s.name for s in table.scorers if s.name != "random"]
     lines = curves(table, wanted, [float(budget) for budget in given.budgets.split(",")])
     draw(lines, table.evaluator, given.out)

@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from probeselect.core.stage import Scorer, Stage
     from probeselect.data.dataset import Dataset, scores_of
     from probeselect.data.table import Table
+    from probeselect.evaluation.evaluate import evaluate
+    from probeselect.evaluation.plan import plan
+    from probeselect.evaluation.report import Report
     from probeselect.evaluators.base import Evaluator
     from probeselect.evaluators.table import load_evaluator
     from probeselect.policies.plan_file import load_plan
@@ -45,6 +48,7 @@ _HOMES = {
     "Policy": "policies.policy",
     "Probe": "probe.files",
     "ProbeSelectError": "core.errors",
+    "Report": "evaluation.report",
     "Result": "select.results",
     "Run": "select.sampler",
     "Scored": "select.events",
@@ -57,11 +61,13 @@ _HOMES = {
     "Until": "policies.stopping",
     "UntilLikely": "policies.stopping",
     "UsageError": "core.errors",
+    "evaluate": "evaluation.evaluate",
     "load_backbone": "backbones.loading",
     "load_evaluator": "evaluators.table",
     "load_plan": "policies.plan_file",
     "load_probe": "probe.files",
     "load_scorer": "scorers.table",
+    "plan": "evaluation.plan",
     "scores_of": "data.dataset",
 }
 __all__ = [
@@ -79,6 +85,7 @@ __all__ = [
     "Policy",
     "Probe",
     "ProbeSelectError",
+    "Report",
     "Result",
     "Run",
     "Scored",
@@ -92,11 +99,13 @@ __all__ = [
     "UntilLikely",
     "UsageError",
     "__version__",
+    "evaluate",
     "load_backbone",
     "load_evaluator",
     "load_plan",
     "load_probe",
     "load_scorer",
+    "plan",
     "scores_of",
 ]
 

@@ -151,15 +151,6 @@ def figures(scores: ArrayLike, rewards: ArrayLike, valid: ArrayLike | None = Non
     )
 
 
-def expected_best_of(n: int, rewards: ArrayLike, valid: ArrayLike | None = None) -> float:
-    """Exact mean over prompts of the expected best reward of n candidates drawn without replacement.
-
-    Prompts with fewer than n valid entries are left out. Raises ValueError for n < 1.
-    """
-    found = best_of_by_prompt(n, rewards, valid)
-    return _mean(found[~np.isnan(found)])
-
-
 def best_of_by_prompt(n: int, rewards: ArrayLike, valid: ArrayLike | None = None, k: int = 1) -> Floats:
     """The expected mean [P] of the best k rewards of n candidates drawn without replacement; NaN where there are fewer.
 

@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 import numpy as np
 
@@ -18,21 +17,6 @@ SEVERAL = (PSP, (10, (0.1, 0.2, 0.3), (5, 2, 1)))  # candidates, rungs and who g
 SWEEP = (2, 3, 4, 5, 6, 8, 10, 12, 16, 20, 24, 32, 40, 50)
 
 
-@dataclass(frozen=True)
-class _AllFinished:
-    """Best of n, told like a plan."""
-
-    n: int
-    rows: int
-    steps: tuple[int, ...] = ()
-    rungs: tuple[float, ...] = ()
-    keep: tuple[int, ...] = ()
-    scored: int = 0
-
-    def in_words(self) -> str:
-        return f"best of {self.n}"
-
-
 def compute_rows(table: ScoreTable, timing: Timing | None = None) -> Iterator[ComputeRow]:
     """Every schedule that the table allows: best of n, cuts at random, by each scorer, and by the rewards themselves.
 
@@ -41,8 +25,7 @@ def compute_rows(table: ScoreTable, timing: Timing | None = None) -> Iterator[Co
     rewards, valid, total = table.rewards, table.valid, table.total_steps
     most, cut = int(valid.sum(1).max()), step_at(CUT, total)
     for n in (1, *(n for n in SWEEP if n <= most)):
-        found = best_of_by_prompt(n, rewards, valid)
-        yield _row(table, timing, "best of n", "best of n", _AllFinished(n, n * total), found)
+        yield _row(table, timing, "best of n", "best of n", n, best_of_by_prompt(n, rewards, valid))
     single = [FixedPlan(n, 1, (cut,), (1,), total) for n in SWEEP if n <= most]
     means = best_of_by_prompt(1, rewards, valid)  # what a cut at random keeps, whatever n
     for plan in single:
@@ -67,23 +50,22 @@ def _plans(scorer: ScorerScores, total: int, most: int) -> Iterator[FixedPlan]:
 
 
 def _row(
-    table: ScoreTable,
-    timing: Timing | None,
-    kind: Kind,
-    scorer: str,
-    plan: FixedPlan | _AllFinished,
-    by_prompt: Floats,
+    table: ScoreTable, timing: Timing | None, kind: Kind, scorer: str, plan: FixedPlan | int, by_prompt: Floats
 ) -> ComputeRow:
-    """by_prompt: what the plan earns, [P]; NaN for prompts with too few candidates."""
+    """plan: a number of pictures means that all are finished. by_prompt: its reward [P]; NaN for too few candidates."""
+    if isinstance(plan, FixedPlan):
+        words, rows, scored = plan.in_words(), plan.rows, 0 if kind == "cut at random" else plan.scored
+        n, steps, rungs, keep = plan.n, plan.steps, plan.rungs, plan.keep
+    else:
+        words, rows, scored = f"best of {plan}", plan * table.total_steps, 0
+        n, steps, rungs, keep = plan, (), (), ()
     there = by_prompt[~np.isnan(by_prompt)]
-    lead = by_prompt - best_of_rows(plan.rows, table.total_steps, table.rewards, table.valid)
+    lead = by_prompt - best_of_rows(rows, table.total_steps, table.rewards, table.valid)
     lead = lead[~np.isnan(lead)]
-    scored = 0 if kind == "cut at random" else plan.scored
     return ComputeRow(
-        scorer=scorer, schedule=plan.in_words(), kind=kind,
-        n=plan.n, steps=plan.steps, rungs=plan.rungs, keep=plan.keep,
-        rows=plan.rows, prompts=len(there),
+        scorer=scorer, schedule=words, kind=kind, n=n, steps=steps, rungs=rungs, keep=keep, rows=rows,
+        prompts=len(there),
         reward=float(there.mean()) if len(there) else math.nan, reward_interval=bootstrap_interval(np.mean, there),
         lead=float(lead.mean()) if len(lead) else math.nan, lead_interval=bootstrap_interval(np.mean, lead),
-        seconds=None if timing is None else timing.seconds(scorer, plan.rows, scored),
+        seconds=None if timing is None else timing.seconds(scorer, rows, scored),
     )  # fmt: skip

@@ -9,8 +9,8 @@ from torch import Tensor
 from probeselect.core.errors import UsageError
 from probeselect.core.score_table import ScoreTable
 from probeselect.evaluation.distances import distance_rows, network_of
-from probeselect.evaluation.inputs import Watch, leaks_of, text_only
 from probeselect.evaluation.report import Report, report_of
+from probeselect.evaluation.scoring import Watch, all_scores
 from probeselect.evaluation.sheets import sheets
 from probeselect.evaluation.sources import Scorers, Source, open_source
 from probeselect.evaluation.timing import Timing
@@ -47,23 +47,16 @@ def evaluate(
         if network is not None:
             raise UsageError("network: needs a dataset; a score table has no pictures")
         return report_of(opened, timing=timing)
-    dataset, groups, probes = opened.dataset, opened.groups, opened.probes
-    features = None if network is None else network_of(network, dataset)  # a wrong name fails before the work begins
-    table = opened.scores(opened.evaluator, watch)
-    others = [opened.scores(name, watch) for name in opened.others]
-    if probes and len(groups) > 1:
-        watch("text only")
-        table = text_only(table, groups, next(iter(probes.values())))
-    watch("blind probes")
-    leaks = leaks_of(table, groups, probes)
+    features = None if network is None else network_of(network, opened.dataset)  # a wrong name fails before the work
+    table, others, leaks = all_scores(opened, watch)
     watch("figures")
     report = report_of(table, others, timing, leaks)
     report = replace(report, faults=[*opened.faults, *report.faults], notes=opened.notes)
     if features is not None:
         watch("FID and KID")
         name = network if isinstance(network, str) else getattr(network, "__name__", type(network).__name__)
-        report = replace(report, distances=distance_rows(table, features(groups), name))
+        report = replace(report, distances=distance_rows(table, features(opened.groups), name))
     if pictures:
         watch("pictures")
-        report = replace(report, sheets=list(sheets(dataset, groups, table)))
+        report = replace(report, sheets=list(sheets(opened.dataset, opened.groups, table)))
     return report

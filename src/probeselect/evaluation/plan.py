@@ -6,6 +6,7 @@ import msgspec
 
 from probeselect.core.errors import UsageError
 from probeselect.core.score_table import ScoreTable
+from probeselect.evaluation.scoring import score_table
 from probeselect.evaluation.sources import Scorers, Source, open_source
 from probeselect.evaluation.timing import Timing
 from probeselect.policies.plan_file import PlanFile
@@ -41,7 +42,7 @@ def plan(
     if isinstance(opened, ScoreTable):
         table = opened
     else:
-        table = opened.scores(opened.evaluator)
+        table = score_table(opened, opened.evaluator)
         first, notes = next(iter(opened.probes), ""), [*opened.faults, *opened.notes]
     known = {each.name: each for each in table.scorers}
     chosen = known.get(scorer or first or table.scorers[0].name)

@@ -12,14 +12,14 @@ from probeselect.data.dataset import Dataset
 from probeselect.data.score_table import read_score_tables
 from probeselect.data.table import Table
 from probeselect.embedded import shipped_probe
-from probeselect.evaluation.inputs import Watch, of_table
 from probeselect.evaluators.table import load_evaluator
 from probeselect.probe.config import Trained
-from probeselect.probe.files import Probe, load_probe
+from probeselect.probe.files import load_probe
+from probeselect.probe.network import ProbeNetwork
 from probeselect.probe.splits import digest_of, digest_of_all, part_of, read_seen
 
 Source = str | Path | Dataset | ScoreTable | Mapping[str, str | Path]
-Scorers = Sequence[str | Path] | Mapping[str, str | Path | Probe]
+Scorers = Sequence[str | Path] | Mapping[str, str | Path | ProbeNetwork]
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class HeldOut:
     dataset: Dataset
     groups: Table
     evaluator: str
-    probes: Mapping[str, Probe]
+    probes: Mapping[str, ProbeNetwork]
     faults: Sequence[str]
     notes: Sequence[str]
 
@@ -38,18 +38,6 @@ class HeldOut:
         """The other evaluators that have scored all of these groups."""
         names = (name for name in self.dataset.evaluators if name != self.evaluator)
         return [name for name in names if f"reward/{name}" in self.groups.tensors]
-
-    def scores(self, evaluator: str, watch: Watch = lambda _: None) -> ScoreTable:
-        """What every scorer says of the groups that an evaluator has scored, and probes if they predict it.
-
-        Raises UsageError for a probe that does not predict the main evaluator.
-        """
-        probes = {
-            name: probe
-            for name, probe in self.probes.items()
-            if evaluator in (self.evaluator, *(head.evaluator for head in probe.config.heads))
-        }
-        return of_table(self.dataset, self.groups, evaluator, probes, watch)
 
 
 def open_source(
@@ -79,10 +67,10 @@ def _held_out(dataset: Dataset, scorers: Scorers, evaluator: str) -> HeldOut:
     named = scorers if isinstance(scorers, Mapping) else {Path(each).name: each for each in scorers}
     if len(named) < len(scorers):
         raise UsageError(f"scorers: {len(scorers)} of {len(named)} names; give each a name of its own, as a mapping")
-    probes: dict[str, Probe] = {}
+    probes: dict[str, ProbeNetwork] = {}
     seen: dict[str, frozenset[str] | None] = {}
     for name, given in named.items():
-        if isinstance(given, Probe):
+        if isinstance(given, ProbeNetwork):
             probes[name], seen[name] = given, None
         else:
             folder = shipped_probe(str(given), dataset.config.model) or Path(given)
@@ -90,17 +78,20 @@ def _held_out(dataset: Dataset, scorers: Scorers, evaluator: str) -> HeldOut:
     main, _, weights = evaluator.partition("=")
     heads = [head.evaluator for probe in probes.values() for head in probe.config.heads]
     formulas = {main: load_evaluator(main, weights)} if weights and main in heads else {}
-    for probe in probes.values():
-        probe.evaluators = formulas  # each is loaded once for all of them
+    for name, probe in probes.items():
+        if probe is not named[name]:  # a probe that is given has formulas of its own
+            probe.evaluators = formulas  # each is loaded once for all of them
     main = main or next((name for name in (*heads, *dataset.evaluators) if name in dataset.evaluators), "")
     if main not in dataset.evaluators:
         known = ", ".join(dataset.evaluators) or "none; `score` adds them"
         raise UsageError(f"evaluator {evaluator!r}: name one that has scored {dataset.folder}: {known}")
-    unseen, faults, notes = prompts_not_seen(
-        dataset, seen, {name: probe.config.training for name, probe in probes.items()}
-    )
+    unseen, faults, notes = prompts_not_seen(dataset, seen, {n: probe.config.training for n, probe in probes.items()})
+    groups, wanted = dataset.table([main]), set(unseen)
+    rows = [i for i, prompt in enumerate(groups.prompts) if prompt in wanted]
+    if not rows:
+        raise UsageError(f"{dataset.folder}: holds none of the prompts to be judged")
     notes += rungs_not_trained(dataset, probes)
-    return HeldOut(dataset, groups_of(dataset, main, unseen), main, probes, faults, notes)
+    return HeldOut(dataset, groups.take(torch.tensor(rows)), main, probes, faults, notes)
 
 
 def prompts_not_seen(
@@ -137,19 +128,7 @@ def _is_its_own(prompts: Sequence[str], trained: Trained) -> bool:
     return trained.train_prompts == digest_of_all(part)
 
 
-def groups_of(dataset: Dataset, evaluator: str, prompts: Sequence[str] | None = None) -> Table:
-    """The groups that an evaluator has scored, of `prompts` (None: all). Raises UsageError where none is left."""
-    groups = dataset.table([evaluator])
-    if prompts is not None:
-        wanted = set(prompts)
-        rows = [i for i, prompt in enumerate(groups.prompts) if prompt in wanted]
-        if not rows:
-            raise UsageError(f"{dataset.folder}: holds none of the prompts to be judged")
-        groups = groups.take(torch.tensor(rows))
-    return groups
-
-
-def rungs_not_trained(dataset: Dataset, probes: Mapping[str, Probe]) -> list[str]:
+def rungs_not_trained(dataset: Dataset, probes: Mapping[str, ProbeNetwork]) -> list[str]:
     """A note for every probe that is asked at rungs that it was not trained at."""
     notes = []
     for name, probe in probes.items():

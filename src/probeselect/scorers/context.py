@@ -15,7 +15,8 @@ from probeselect.data.dataset import Dataset
 from probeselect.embedded import SHIPPED, shipped_probe
 from probeselect.evaluators.base import Evaluator
 from probeselect.evaluators.table import load_evaluator, parse_evaluator
-from probeselect.probe.files import Probe, load_probe
+from probeselect.probe.files import load_probe
+from probeselect.probe.network import ProbeNetwork
 from probeselect.rollout.around import execution_device
 
 
@@ -33,9 +34,9 @@ class Context:
     device: str | torch.device = "cpu"
     evaluator_device: str | torch.device | None = None  # None: the same
     evaluator_dtype: str | torch.dtype | None = None  # None: float32
-    probes: Mapping[str, Probe] = field(default_factory=dict)  # by name, loaded before
+    probes: Mapping[str, ProbeNetwork] = field(default_factory=dict)  # by name, loaded before
 
-    def probe(self, name: str) -> Probe:
+    def probe(self, name: str) -> ProbeNetwork:
         """One of `probes`, the probe that ships for the backbone, or the one in a folder or on the hub."""
         if name in self.probes:
             return self.probes[name]

@@ -1,6 +1,6 @@
-"""Score tables of a dataset: what its scorers and probes say of every candidate, and what blind ones know."""
+"""Score tables of held-out data: what scorers and probes say of every candidate, and what blind ones know."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -11,12 +11,11 @@ from probeselect.core.errors import UsageError
 from probeselect.core.metrics import within_prompt_spearman
 from probeselect.core.rungs import rung_of, step_at
 from probeselect.core.score_table import ScorerScores, ScoreTable
-from probeselect.data.dataset import Dataset, scores_of
-from probeselect.data.table import Table
+from probeselect.data.dataset import scores_of
 from probeselect.evaluation.rows import LeakRow
+from probeselect.evaluation.sources import HeldOut
 from probeselect.probe.blind import shuffled_activations, without_activations
 from probeselect.probe.checks import text_only_probe, verdict
-from probeselect.probe.files import Probe
 from probeselect.probe.options import TrainOptions
 from probeselect.probe.scorer import ProbeScorer
 from probeselect.scorers.context import context_of
@@ -25,23 +24,35 @@ from probeselect.scorers.table import can_read, scorers_for
 Watch = Callable[[str], None]  # told what is being scored, for a progress bar
 
 
-def of_table(
-    dataset: Dataset,
-    groups: Table,
-    evaluator: str,
-    probes: Mapping[str, Probe],
-    watch: Watch = lambda _: None,
-) -> ScoreTable:
-    """What every scorer that fits a dataset says of it: those of the table of scorers, and these probes.
+def all_scores(held: HeldOut, watch: Watch) -> tuple[ScoreTable, list[ScoreTable], list[LeakRow]]:
+    """The score tables of the main evaluator and of the others, and what scorers that cannot see a candidate know.
 
-    groups: of the dataset. Raises UsageError for a probe that does not fit.
+    Beside probes the main table has a scorer that is told the prompt alone, see `with_text_only`.
     """
-    total = dataset.config.steps
+    table = score_table(held, held.evaluator, watch)
+    others = [score_table(held, name, watch) for name in held.others]
+    if held.probes and len(held.groups) > 1:
+        watch("text only")
+        table = with_text_only(table, held)
+    watch("blind probes")
+    return table, others, leaks_of(table, held)
+
+
+def score_table(held: HeldOut, evaluator: str, watch: Watch = lambda _: None) -> ScoreTable:
+    """What scorers say of what an evaluator has scored: those of the table of scorers that fit, and its probes.
+
+    Raises UsageError for a probe that does not fit, or does not predict the main evaluator.
+    """
+    dataset, groups, total = held.dataset, held.groups, held.dataset.config.steps
     if total is None:
         raise UsageError(f"{dataset.folder}: does not say how many steps its pictures took, so costs cannot be told")
-    context = replace(context_of(dataset), probes=probes)
+    probes = {
+        name: probe
+        for name, probe in held.probes.items()
+        if evaluator in (held.evaluator, *(head.evaluator for head in probe.config.heads))
+    }
     scorers = []
-    for scorer in scorers_for(evaluator, context):
+    for scorer in scorers_for(evaluator, replace(context_of(dataset), probes=probes)):
         scores = {}
         for rung in dataset.rungs:
             if can_read(scorer, groups, rung):
@@ -55,15 +66,14 @@ def of_table(
     return ScoreTable(evaluator, rewards, valid, total, scorers, groups.prompts)
 
 
-def text_only(table: ScoreTable, groups: Table, like: Probe) -> ScoreTable:
+def with_text_only(table: ScoreTable, held: HeldOut) -> ScoreTable:
     """The same with a scorer that knows the prompt and a candidate's place in its group, and nothing else.
 
-    It is trained on one half of the prompts and asked about the other, both ways, so no prompt of it was trained on.
-    Raises UsageError where there are fewer than two prompts.
+    It is trained like the first probe on one half of the prompts and asked about the other, both ways, so no prompt of
+    it was trained on. Needs two prompts.
     """
+    like, groups = next(iter(held.probes.values())), held.groups
     halves = torch.arange(len(groups))[::2], torch.arange(len(groups))[1::2]
-    if not len(halves[1]):
-        raise UsageError("one prompt alone: a scorer of prompts cannot be trained and tested")
     scores = np.zeros(table.rewards.shape)
     rung = like.config.rungs[-1]
     for mine, others in (halves, halves[::-1]):
@@ -74,7 +84,7 @@ def text_only(table: ScoreTable, groups: Table, like: Probe) -> ScoreTable:
     return replace(table, scorers=[*table.scorers, ScorerScores("text only", dict.fromkeys(sorted(steps), scores))])
 
 
-def leaks_of(table: ScoreTable, groups: Table, probes: Mapping[str, Probe]) -> list[LeakRow]:
+def leaks_of(table: ScoreTable, held: HeldOut) -> list[LeakRow]:
     """What scorers that cannot see a candidate know of it: probes that are told about the next candidate of the prompt,
     and the text-only scorer where `table` has it. Any skill within a prompt is a leak, see `probe.checks.verdict`."""
     found, n = [], table.rewards.shape[1]
@@ -84,11 +94,11 @@ def leaks_of(table: ScoreTable, groups: Table, probes: Mapping[str, Probe]) -> l
         kind = "shuffled" if check.startswith("told") else "text only"
         found.append(LeakRow(name, check, rung, **vars(verdict(per_prompt, n, kind))))
 
-    for name, probe in probes.items():
+    for name, probe in held.probes.items():
         for rung in probe.config.rungs:
-            if f"map/{probe.config.taps[0]}/{rung:g}" in groups.tensors:
+            if f"map/{probe.config.taps[0]}/{rung:g}" in held.groups.tensors:
                 blind = ProbeScorer(probe, table.evaluator)
-                scores = scores_of(blind, shuffled_activations(groups), rung).numpy()
+                scores = scores_of(blind, shuffled_activations(held.groups), rung).numpy()
                 line(name, "told about another candidate", rung, np.where(table.valid, scores, 0))
     for scorer in table.scorers:
         if scorer.name == "text only":

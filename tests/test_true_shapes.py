@@ -44,7 +44,7 @@ def test_every_figure_is_measured(build, rounds):
     by_name = {row["what"]: row for row in rows}
     assert len(by_name) == len(rows) == 13
     assert all(math.isfinite(row["ratio"]) and row["ratio"] > 0 for row in rows)
-    for what in ("5 -> 1, one prompt, over one call of five", "5 -> 1, 2 prompts in shared waves, over calls of 4"):
+    for what in ("5 -> 1, one prompt, over one call of five", "5 -> 1, 2 prompts in shared batches, over calls of 4"):
         assert by_name[what]["rounds"] == rounds
     waiting = by_name["bytes that five waiting candidates hold, over the denoiser's weights"]
     assert waiting["bytes"] > 0

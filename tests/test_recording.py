@@ -1,6 +1,7 @@
 """Recording ordinary use: a collection of whole groups, some of them finished by a fair draw."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -17,6 +18,11 @@ from probeselect.collect.score import score
 from probeselect.core.candidates import candidates_of
 from probeselect.core.errors import UsageError
 from probeselect.data.dataset import Dataset
+from probeselect.probe.config import Head
+from probeselect.probe.initial import new_probe
+from probeselect.probe.objective import Objective
+from probeselect.probe.options import TrainOptions
+from probeselect.probe.train_job import TrainRun
 from probeselect.select.sampler import SelectiveSampler
 
 RUNGS = (0.2, 0.4)
@@ -64,6 +70,48 @@ def test_what_was_chosen_and_what_it_looked_like_is_kept(backbone, tmp_path):
                 np.testing.assert_array_equal(np.asarray(picture), np.asarray(candidate.image))
 
 
+def test_the_zeros_in_place_of_maps_that_were_never_made_are_not_trained_on(backbone, tmp_path):
+    """A candidate that is stopped at the first rung has none at the second: neither statistics nor losses see it."""
+    results = run(backbone, recorder(backbone, tmp_path, share=0.0))
+    table = table_of(Dataset(tmp_path))
+    reached = torch.tensor([[len(c.scores) == 2 for c in result.candidates] for result in results])
+    assert reached.any() and not reached.all()
+    late = table.tensors[f"map/{X0.name}/0.4"]
+    assert torch.equal(late.flatten(2).any(2), reached)
+    assert torch.equal(table.tensors["valid"], reached)
+
+    def learnt(table):
+        """The mean of the maps that a probe starts from, and its loss, were every candidate judged."""
+        table.tensors["reward/redness"] = torch.arange(8.0).view(2, 4)
+        torch.manual_seed(0)
+        bases = {X0.name: table.bases[X0.name]}
+        probe = new_probe(table, [Head("redness", "scalar")], "tiny", backbone.describe(), RUNGS, bases, 8)
+        torch.nn.init.normal_(probe.heads["redness"][-1].weight)  # it is zero at first, and so would every score be
+        objective = Objective(probe, table, TrainOptions(contrast_weight=1.0))
+        return probe.mean_0.tolist(), objective(torch.arange(2), 0.4, 1.0, 0.0).item()
+
+    others = replace(table, tensors={**table.tensors, f"map/{X0.name}/0.4": late.clone()})
+    others.tensors[f"map/{X0.name}/0.4"][~reached] = 50.0
+    assert learnt(others) == learnt(table)
+
+
+def test_an_activation_that_is_not_finite_is_told(backbone, tmp_path, monkeypatch):
+    record = recorder(backbone, tmp_path, share=1.0)
+    usual = record.note
+
+    def note(stage):
+        usual(stage)
+        for candidate in stage.candidates:
+            if candidate.seed == 2:
+                record.maps[candidate][f"map/{X0.name}/0.2"][:] = np.nan
+
+    monkeypatch.setattr(record, "note", note)
+    run(backbone, record)
+    dataset = Dataset(tmp_path)
+    assert table_of(dataset).tensors["valid"].tolist() == [[True, True, False, True]] * 2
+    assert [row["status"] for row in dataset.rows(0).to_pylist()] == ["ok", "ok", "not finite", "ok"]
+
+
 def test_a_share_of_the_stopped_is_finished_by_a_fair_draw(backbone, tmp_path):
     everything = run(backbone, recorder(backbone, tmp_path / "all", share=1.0))
     assert all(c.completed_steps == 5 for result in everything for c in result.candidates)
@@ -97,9 +145,6 @@ def test_a_full_folder_is_left_as_it_is(backbone, tmp_path):
 
 
 def test_a_probe_is_trained_on_what_was_recorded(backbone, tmp_path):
-    from probeselect.probe.options import TrainOptions
-    from probeselect.probe.train_job import TrainRun
-
     prompts = [f"prompt {i}" for i in range(12)]
     run(backbone, recorder(backbone, tmp_path / "data", share=0.5), prompts=prompts)
     dataset = Dataset(tmp_path / "data")

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -25,7 +26,7 @@ from probeselect.core.errors import UsageError
 from probeselect.core.options import Option
 from probeselect.data.dataset import Dataset, pin
 from probeselect.data.shards import OK, Content, encode_image, image_name, seeds_of, write_shard
-from probeselect.probe import checks
+from probeselect.probe import checks, train_job
 from probeselect.probe.card import leak_line
 from probeselect.probe.checks import verdict
 from probeselect.probe.files import load_probe
@@ -127,6 +128,18 @@ def test_a_probe_is_trained_and_says_how_good_it_is(dataset, tmp_path):
     used = replace(OPTIONS, taps=("tap", "x0"), rungs=(0.2, 0.4))
     assert config.training.options == used
     assert TrainOptions(**json.loads((out / "training" / "plan.json").read_text())["options"]) == used
+
+
+def test_the_block_of_the_page_trains_a_probe(tmp_path, monkeypatch, capsys):
+    page = (Path(__file__).parents[1] / "docs/training.md").read_text()
+    (block,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    planted(tmp_path / "data", count=24)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(train_job, "parse_evaluator", lambda text: (text, None))
+    monkeypatch.setattr(train_job, "load_evaluator", lambda *_, **__: Brightness())
+    exec(compile(block, "docs/training.md", "exec"), {})
+    assert "'spearman'" in capsys.readouterr().out
+    assert load_probe(tmp_path / "my-probe").config.training.options.taps == ("x0",)
 
 
 def test_a_new_option_is_written_in_one_place(dataset, tmp_path):

@@ -99,7 +99,7 @@ def test_plugins_that_do_not_work(install: Install) -> None:
 
 def test_a_plugin_is_imported_only_when_it_is_loaded(install: Install) -> None:
     install("plugin_f", lazy="plugin_f:Length")
-    code = f"import sys; sys.path[:] = {sys.path}\nfrom probeselect.evaluators import *\n"
+    code = f"import sys; sys.path[:] = {sys.path}\nfrom probeselect.evaluators.table import *\n"
     code += "parse_evaluator('lazy'); print('plugin_f' in sys.modules); load_evaluator('lazy')\n"
     code += "print('plugin_f' in sys.modules, 'transformers' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)

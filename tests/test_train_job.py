@@ -124,7 +124,7 @@ def test_a_probe_is_trained_and_says_how_good_it_is(dataset, tmp_path):
         "TrainOptions(evaluators=('brightness',), val_share=0.2, width=16, epochs=3, rate=0.005, ema_decay=0.9)" in text
     )
     assert "| brightness | 0.4 |" in text and "60" not in text.split("##")[0]
-    assert json.loads((out / "report.json").read_text()) == json.loads(json.dumps(report))
+    assert json.loads((out / "report.json").read_text()) == json.loads(json.dumps(asdict(report)))
     used = replace(OPTIONS, taps=("tap", "x0"), rungs=(0.2, 0.4))
     assert config.training.options == used
     assert TrainOptions(**json.loads((out / "training" / "plan.json").read_text())["options"]) == used

@@ -7,7 +7,7 @@ import socket
 import subprocess
 import sys
 from contextlib import redirect_stdout
-from dataclasses import make_dataclass, replace
+from dataclasses import asdict, make_dataclass, replace
 from pathlib import Path
 from typing import Annotated
 

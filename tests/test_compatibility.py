@@ -17,13 +17,13 @@ from compat.trial import EXACT, NO_SEED, OUTCOMES, REFUSED, RESTARTED, Row, Tria
 
 from probeselect.rollout import (  # noqa: E402
     arguments,
+    batches,
     digests,
     memory,
     noise,
     outputs,
     replay,
     tape,
-    waves,
 )
 
 TRIALS = {trial.name: trial for trial in every_trial()}
@@ -155,7 +155,7 @@ def see_no_noise(monkeypatch):
 
 def make_no_copies(monkeypatch):
     usual = arguments.spread
-    monkeypatch.setattr(waves, "spread", lambda *given: usual(*given[:-1], False))
+    monkeypatch.setattr(batches, "spread", lambda *given: usual(*given[:-1], False))
     accept_any_digest(monkeypatch)
 
 
@@ -164,7 +164,7 @@ def see_no_flaws(monkeypatch):
 
 
 def believe_every_picture(monkeypatch):
-    monkeypatch.setattr(waves, "alike", lambda a, b: True)
+    monkeypatch.setattr(batches, "alike", lambda a, b: True)
 
 
 def do_not_count_failures(monkeypatch):

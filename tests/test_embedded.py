@@ -17,7 +17,7 @@ from probeselect.embedded.captions import draw_prompts
 from probeselect.evaluators.table import load_evaluator
 from probeselect.probe.files import load_probe
 from probeselect.probe.splits import digest_of, read_seen
-from probeselect.scorers.scorers import load_scorer
+from probeselect.scorers.table import load_scorer
 from research.embedded.judge import pair_accuracy
 from research.embedded.render import draw_scene, render
 

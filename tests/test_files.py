@@ -22,14 +22,15 @@ from probeselect.data.shards import Made, ShardManifest
 from probeselect.embedded import SHIPPED
 from probeselect.evaluation.timing import read_timing
 from probeselect.policies.plan_file import load_plan
-from probeselect.probe.config import Fusion, Head, ProbeConfig, Split, Trained, config_json, read_config
+from probeselect.probe.config import Fusion, Head, ProbeConfig, Trained, config_json, read_config
 from probeselect.probe.log import HeadFigures, LogLine, log_bytes, read_log
+from probeselect.probe.options import TrainOptions
 
 PROBE = ProbeConfig(
     backbone="tiny", denoiser="UNet2DConditionModel", architecture="0123", latent_channels=4, taps=("mid", "x0"),
     tap_channels=(64, 4), projected_channels=(8, 4), rungs=(0.2, 0.4),
     heads=(Head("scene-check", "features", (26, 16, 16)), Head("clip-b32", "scalar")), width=8,
-    fusions=(Fusion("scene-check", 0.2, 0.5, 0.25),), training=Trained(Split(0.1, 0.2), "ab", {"epochs": 3}),
+    fusions=(Fusion("scene-check", 0.2, 0.5, 0.25),), training=Trained("ab", TrainOptions(epochs=3)),
 )  # fmt: skip
 DATASET = dataset_config(3, n=4, arguments={"num_inference_steps": 20, "guidance_scale": 3.0})
 LINE = LogLine(epoch=0, loss=0.5, spearman=None, best=True, figures={"clip-b32@0.2": HeadFigures(0.5, None)})

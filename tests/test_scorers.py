@@ -27,8 +27,15 @@ from probeselect.probe.initial import new_probe
 from probeselect.probe.scorer import ProbeScorer
 from probeselect.rollout.rollout import rollout
 from probeselect.scorers.attention import AttentionScorer
-from probeselect.scorers.scorers import FunctionScorer, FusionScorer, PreviewScorer, RandomScorer
-from probeselect.scorers.table import SCORERS, Row, load_scorer
+from probeselect.scorers.table import (
+    SCORERS,
+    FunctionScorer,
+    FusionScorer,
+    PreviewScorer,
+    RandomScorer,
+    Row,
+    load_scorer,
+)
 from probeselect.select.sampler import SelectiveSampler
 
 PROMPTS, RUNG = ["a red cat", "two dogs"], 0.4

@@ -24,7 +24,7 @@ from probeselect.probe.objective import within_prompt_spread
 from probeselect.probe.options import RANKINGS, TrainOptions
 from probeselect.probe.scorer import ProbeScorer
 from probeselect.probe.training import Training, warmup_and_cosine
-from probeselect.scorers.scorers import PreviewScorer
+from probeselect.scorers.table import PreviewScorer
 from probeselect.select.sampler import SelectiveSampler
 
 ABOUT = Description(denoiser="D", architecture="a", latent_channels=4)

@@ -13,7 +13,7 @@ import torch
 from compat.subjects import RUNG, denoiser, subjects
 from compat.trial import EXACT, Ran, Trial
 from probeselect.core.candidates import candidates_of
-from probeselect.scorers.scorers import RandomScorer
+from probeselect.scorers.table import RandomScorer
 
 RUNNING = "Ways to run a pipeline"
 MEMORY = "Batches that do not fit"

@@ -17,7 +17,7 @@ from probeselect.probe.files import load_probe, save_probe
 from probeselect.probe.network import ProbeNetwork
 from probeselect.probe.scorer import ProbeScorer
 from probeselect.probe.splits import write_seen
-from probeselect.scorers.scorers import FusionScorer, PreviewScorer, RandomScorer
+from probeselect.scorers.table import FusionScorer, PreviewScorer, RandomScorer
 from research.embedded.groups import RUNGS, STEPS, load_groups, sampling
 from research.embedded.measure import compare, lead
 from research.embedded.study import FAMILIES, Bench, best_to_ship

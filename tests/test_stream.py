@@ -187,3 +187,14 @@ class Rewards:
 
     def score(self, features, prompts):
         return features[:, 0]
+
+
+def test_an_evaluator_that_can_only_be_called_keeps_its_name(backbone):
+    class Brightness:
+        name, has_features = "brightness", False
+
+        def __call__(self, images, prompts):
+            return torch.tensor([float(image.convert("L").resize((1, 1)).getpixel((0, 0))) for image in images])
+
+    result = SelectiveSampler(backbone, "random")("a", n=2, evaluators=[Brightness()], **PICTURES)
+    assert list(result.kept[0].rewards) == ["brightness"]

@@ -48,7 +48,7 @@ def as_evaluator(given: Any, device: str | torch.device | None = None, dtype: to
     if isinstance(given, str):
         name, weights = parse_evaluator(given)
         return load_evaluator(name, weights, device=device, dtype=dtype)
-    if hasattr(given, "score") and hasattr(given, "name"):
+    if hasattr(given, "name") and (hasattr(given, "score") or callable(given)):  # a function has a __name__
         evaluator: Evaluator = given
         return evaluator
     if callable(given):
